@@ -1,0 +1,47 @@
+# Set up, demo, test. Everything runs from a fresh Debian machine; what is there already is not fetched again.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
+PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
+
+.PHONY: demo test test-slow lint setup system clean help
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: setup ## from a trained network to a verified certificate, under emulation
+	$(BIN)/python -m sgsc_micro build --project examples/digits --target qemu-m4
+
+test: setup lint ## everything that must pass
+	$(BIN)/pytest
+
+test-slow: setup ## proofs that take minutes
+	$(BIN)/pytest -m slow
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: system $(VENV)/ready ## system packages and the virtual environment
+
+# apt-get only where a program is missing: once set up, nothing needs the network.
+system:
+	@missing=; for program in $(PROGRAMS); do command -v $$program >/dev/null || missing="$$missing $$program"; done; \
+	$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ]; then \
+		echo "missing:$$missing"; echo "installing Debian packages: $(PACKAGES)"; \
+		$(SUDO) apt-get update -qq && $(SUDO) apt-get install -y -qq --no-install-recommends $(PACKAGES); \
+	fi
+
+$(VENV)/ready: pyproject.toml constraints.txt
+	@echo "installing into $(VENV): sgsc-micro with its dependencies (about 1.5 GB: torch, TVM, numpy, ...)"
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+clean: ## builds and caches; not the virtual environment
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

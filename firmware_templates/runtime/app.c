@@ -1,0 +1,119 @@
+#include "app.h"
+
+#include <string.h>
+
+#include "link.h"
+#include "model.h"
+#include "port.h"
+
+static int8_t input[MODEL_INPUT_BYTES] __attribute__((aligned(8)));
+static int8_t output[MODEL_OUTPUT_BYTES] __attribute__((aligned(8)));
+static struct link_parser parser;
+static struct link_frame reply;
+
+static uint8_t hex_digit(char digit)
+{
+    return (uint8_t)(digit <= '9' ? digit - '0' : (digit | 0x20) - 'a' + 10);
+}
+
+static void hello(void)
+{
+    static const char hash[] = MODEL_HASH;
+    link_put_u32(&reply, LINK_PROTOCOL);
+    for (size_t i = 0; i + 1 < sizeof hash; i += 2) {
+        const uint8_t byte = (uint8_t)(hex_digit(hash[i]) << 4 | hex_digit(hash[i + 1]));
+        link_put(&reply, &byte, 1);
+    }
+    link_put(&reply, port_build_id(), BUILD_ID_BYTES);
+    link_put_u32(&reply, link_crc32(port_image_start(), port_image_bytes())); /* anew each time: flash may rot */
+    link_put_u32(&reply, port_image_bytes());
+    link_put_u32(&reply, MODEL_INPUT_BYTES);
+    link_put_u32(&reply, MODEL_OUTPUT_BYTES);
+    link_put_u32(&reply, MODEL_ARENA_BYTES);
+    link_put_u32(&reply, port_stack_bytes());
+    link_put_u32(&reply, port_core_hz());
+}
+
+static bool in_range(uint32_t offset, size_t count, size_t size)
+{
+    return offset <= size && count <= size - offset;
+}
+
+/* The functions below return 0 or an enum link_error, and append what the reply carries. */
+
+static uint8_t write_input(const struct link_frame *request)
+{
+    const uint32_t offset = link_get_u32(request, 0);
+    const size_t count = link_payload_bytes(request) - 4u;
+    if (!in_range(offset, count, sizeof input))
+        return LINK_ERROR_RANGE;
+    memcpy(input + offset, request->bytes + LINK_HEADER_BYTES + 4u, count);
+    return 0;
+}
+
+static uint8_t run(const struct link_frame *request)
+{
+    if (link_crc32((const uint8_t *)input, sizeof input) != link_get_u32(request, 4))
+        return LINK_ERROR_INPUT;
+    measure_begin();
+    model_run(input, output);
+    const struct measurement cost = measure_end();
+    link_put_u32(&reply, link_get_u32(request, 0)); /* the case, back as it came */
+    link_put_u32(&reply, link_crc32((const uint8_t *)output, sizeof output));
+    link_put_u32(&reply, (uint32_t)cost.ticks);
+    link_put_u32(&reply, (uint32_t)(cost.ticks >> 32));
+    link_put_u32(&reply, cost.stack_bytes);
+    return 0;
+}
+
+static uint8_t read_output(const struct link_frame *request)
+{
+    const uint32_t offset = link_get_u32(request, 0);
+    const uint32_t count = link_get_u32(request, 4);
+    if (count > LINK_DATA_MAX || !in_range(offset, count, sizeof output))
+        return LINK_ERROR_RANGE;
+    link_put(&reply, output + offset, count);
+    return 0;
+}
+
+static uint8_t serve(const struct link_frame *request)
+{
+    const size_t payload = link_payload_bytes(request);
+    switch (link_kind(request)) {
+    case LINK_HELLO:
+        hello();
+        return 0;
+    case LINK_WRITE:
+        return payload < 4u ? LINK_ERROR_LENGTH : write_input(request);
+    case LINK_RUN:
+        return payload != 8u ? LINK_ERROR_LENGTH : run(request);
+    case LINK_READ:
+        return payload != 8u ? LINK_ERROR_LENGTH : read_output(request);
+    default:
+        return LINK_ERROR_KIND;
+    }
+}
+
+void app_run(void)
+{
+    uint32_t served = 0; /* checksum of the request that `reply` answers */
+    for (;;) {
+        if (!link_feed(&parser, port_read()))
+            continue;
+        const struct link_frame *request = &parser.frame;
+        const uint32_t checksum = link_get_u32(request, link_payload_bytes(request));
+        /* The same request again means that its reply was lost: say it again, do not run again. */
+        if (reply.length == 0 || checksum != served) {
+            const uint16_t sequence = link_sequence(request);
+            link_begin(&reply, (uint8_t)(link_kind(request) | LINK_REPLY), sequence);
+            const uint8_t error = serve(request);
+            if (error != 0) {
+                link_begin(&reply, LINK_ERROR, sequence);
+                link_put(&reply, &error, 1);
+            }
+            link_seal(&reply);
+            served = checksum;
+        }
+        link_send(&reply, port_write);
+    }
+}

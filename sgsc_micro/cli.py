@@ -1,0 +1,167 @@
+"""The command line: ``sgsc``, or ``python -m sgsc_micro``."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from sgsc_micro import __version__
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import data_dir
+from sgsc_micro.pipeline import STAGES, Build, Verification, write_build_report
+from sgsc_micro.project import FILE_NAME, example_dir, load_project
+from sgsc_micro.show import Screen, show_certificate
+from sgsc_micro.targets import load_target
+
+console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
+    """A fault of the user's or the machine's becomes one message and exit code 1, not a traceback."""
+
+    @functools.wraps(command)
+    def wrapped(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+        except SgscError as error:
+            click.secho(f"error: {error.message}", fg="red", err=True)
+            if error.hint:
+                click.echo(f"  try: {error.hint}", err=True)
+            sys.exit(1)
+
+    return wrapped
+
+
+_BUILD_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+_PORT = click.option("--port", help="The serial port of a real board; without it, the emulated twin.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="sgsc")
+def main() -> None:
+    """Trained networks into verified, bit-packed firmware for Cortex-M."""
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM)
+    )  # so that emulators and partial files go, too
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
+
+
+@main.command()
+@click.option(
+    "--project", "folder", type=click.Path(path_type=Path), help="The folder of sgsc.toml; this one by default."
+)
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("build"), show_default=True, help="Where builds go."
+)
+@click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
+@_PORT
+@_reports_errors
+def build(folder: Path | None, target_name: str, output: Path, until: str, port: str | None) -> None:
+    """Compress under the guard, compile to C, build firmware, verify it, certify it.
+
+    A build that was interrupted goes on where it was; stages whose inputs have not changed are not run again.
+    """
+    target = load_target(target_name)
+    project = load_project(_project_folder(folder))
+    with Screen(console, STAGES[: STAGES.index(until) + 1]) as screen:
+        result = Build(project, target, target_name, output, screen.update)
+        certificate = result.run(until, port)
+    if certificate:
+        show_certificate(console, certificate, result.folder)
+        sys.exit(certificate["verdict"] != "passed")
+
+
+@main.command()
+@_BUILD_FOLDER
+@click.option("--on", "target_name", required=True, help="Where to run it: the target it was built for, or host.")
+@_PORT
+@_reports_errors
+def verify(folder: Path, target_name: str, port: str | None) -> None:
+    """Replay the preservation set of the build in FOLDER and write its certificate anew."""
+    with Screen(console, ("verify", "report")) as screen:
+        certificate = Verification(folder, load_target(target_name), screen.update).run(port)
+        write_build_report(folder)
+    show_certificate(console, certificate, folder)
+    sys.exit(certificate["verdict"] != "passed")
+
+
+@main.command()
+@_BUILD_FOLDER
+@click.option("--on", "target_name", default="host", show_default=True, help="host, or the target it was built for.")
+@click.option("--input", "source", type=click.Path(path_type=Path), required=True, help=".npy of inputs [N, ...].")
+@click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help=".npy for outputs [N, ...].")
+@_PORT
+@_reports_errors
+def run(folder: Path, target_name: str, source: Path, sink: Path, port: str | None) -> None:
+    """Run the network of the build in FOLDER on a batch: float32 (or int8, already quantised) in, float32 out."""
+    from sgsc_micro.batch import run_batch
+
+    count = run_batch(folder, load_target(target_name), source, sink, port)
+    console.print(f"{count} outputs in {sink}")
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path())
+@_reports_errors
+def init(folder: Path) -> None:
+    """Write a project to start from into FOLDER: the digits example with its network and training script."""
+    if (folder / FILE_NAME).exists():
+        raise SgscError(f"{folder / FILE_NAME}: there already", hint="choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in sorted(example_dir("digits").iterdir()):
+        if path.suffix in (".py", ".toml"):
+            if (folder / path.name).exists():
+                raise SgscError(f"{folder / path.name}: there already", hint="choose an empty folder")
+            shutil.copy(path, folder / path.name)
+    console.print(f"wrote {folder / FILE_NAME}; next: sgsc build --project {folder} --target qemu-m4")
+
+
+@main.command()
+@_reports_errors
+def targets() -> None:
+    """List what firmware can be built for."""
+    from sgsc_micro.targets import list_targets
+
+    table = Table("target", "also", "flash", "RAM", "twin", "description", box=None, pad_edge=False)
+    for target in list_targets():
+        board = target.board
+        sizes = [f"{memory.bytes // 1024:,} kB" for memory in (board.flash, board.ram)] if board else ["", ""]
+        twin = board.emulator.machine if board and board.emulator else ""
+        table.add_row(target.name, ", ".join(target.aliases), *sizes, twin, target.description)
+    console.print(table)
+
+
+@main.command()
+@_reports_errors
+def doctor() -> None:
+    """Say what this machine has, and which package brings what it lacks."""
+    from sgsc_micro.device.doctor import checks
+
+    found = checks()
+    table = Table("", "what", "found", "to do", box=None, pad_edge=False)
+    for check in found:
+        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, check.detail, check.hint)
+    console.print(table)
+    sys.exit(not all(check.ok for check in found))
+
+
+def _project_folder(folder: Path | None) -> Path:
+    """The folder the user named, or this one; in the root of sgsc_micro's own checkout, the digits example."""
+    if folder is not None:
+        return folder
+    example = example_dir("digits")
+    if not Path(FILE_NAME).exists() and Path("examples").resolve() == data_dir("examples").resolve():
+        console.print(f"no {FILE_NAME} here: building the digits example, {example.relative_to(Path.cwd())}")
+        return example
+    return Path()

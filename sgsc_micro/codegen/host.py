@@ -1,0 +1,95 @@
+"""The C library on this machine: compiled with every warning an error, fed through a pipe."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sgsc_micro.codegen.library import SOURCES, host_main
+from sgsc_micro.errors import SgscError
+
+WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror")
+SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
+_TIMEOUT_SECONDS = 600
+
+
+def read_manifest(library: Path) -> dict[str, Any]:
+    """The manifest of a library folder. Errors: ``SgscError`` where there is none."""
+    path = library / "manifest.json"
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise SgscError(f"{path}: {error}", hint="build the project again") from error
+    return manifest
+
+
+class HostLibrary:
+    """A compiled library folder; ``run`` takes and gives the same bytes as the target."""
+
+    def __init__(self, library: Path, flags: tuple[str, ...] = ("-O2",)) -> None:
+        """Compile. Errors: ``SgscError`` where there is no compiler, or it refuses the library."""
+        self.manifest = read_manifest(library)
+        compiler = shutil.which("cc") or shutil.which("gcc")
+        if compiler is None:
+            raise SgscError("no host C compiler found", hint="apt-get install gcc")
+        self._folder = tempfile.TemporaryDirectory(prefix="sgsc-host-")
+        main = Path(self._folder.name) / "main.c"
+        main.write_text(host_main(), encoding="utf-8")
+        self._program = main.with_suffix("")
+        sources = [str(library / source) for source in SOURCES]
+        command = [compiler, *WARNINGS, *flags, f"-I{library}", *sources, str(main), "-o", str(self._program)]
+        finished = subprocess.run(command, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            raise SgscError(
+                f"{library}: the host compiler refuses the library:\n{finished.stderr}", hint="report this as a bug"
+            )
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """int8 outputs [N, output bytes] for int8 ``inputs`` [N, input bytes] as stored."""
+        size = self.manifest["input"]["bytes"]
+        if inputs.dtype != np.int8 or inputs.shape[1:] != (size,):
+            raise SgscError(
+                f"host library: inputs are {inputs.dtype} {inputs.shape[1:]}, the model takes int8 ({size},)"
+            )
+        finished = subprocess.run(
+            [str(self._program)], input=inputs.tobytes(), capture_output=True, check=False, timeout=_TIMEOUT_SECONDS
+        )
+        if finished.returncode:
+            raise SgscError(
+                f"host library: failed with {finished.returncode}: {finished.stderr.decode(errors='replace')}"
+            )
+        return np.frombuffer(finished.stdout, np.int8).reshape(len(inputs), self.manifest["output"]["bytes"])
+
+
+def to_stored(manifest: dict[str, Any], x: np.ndarray) -> np.ndarray:
+    """Float inputs [N, ...] as the user's network takes them, quantised and laid out as stored: int8 [N, input bytes].
+
+    int8 inputs are taken as quantised already. Errors: ``SgscError`` for another shape, or NaN.
+    """
+    layout = manifest["input"]
+    if list(x.shape[1:]) != layout["shape"]:
+        raise SgscError(
+            f"inputs have shape {list(x.shape)}, the model takes [N, {', '.join(map(str, layout['shape']))}]"
+        )
+    if not np.isfinite(x).all():
+        raise SgscError("inputs hold NaN or infinite values", hint="clean the data first")
+    if x.dtype != np.int8:
+        x = np.clip(np.floor(x.astype(np.float64) / layout["scale"] + 0.5) + layout["zero_point"], -128, 127).astype(
+            np.int8
+        )
+    stored = x if layout["axes"] is None else x.transpose(layout["axes"])
+    return np.ascontiguousarray(stored).reshape(len(x), layout["bytes"])
+
+
+def from_stored(manifest: dict[str, Any], y: np.ndarray) -> np.ndarray:
+    """int8 outputs as stored to float32 [N, ...] as the user's network gives them."""
+    layout = manifest["output"]
+    real = ((y.astype(np.float64) - layout["zero_point"]) * layout["scale"]).astype(np.float32)
+    real = real.reshape(len(y), *layout["stored_shape"])
+    return real if layout["axes"] is None else real.transpose(layout["axes"])

@@ -1,0 +1,143 @@
+"""The C library in a folder that stands alone: model and weights, .c and .h, sgsc_kernels.h, manifest.json."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import tvm
+
+import sgsc_micro
+from sgsc_micro import kernels
+from sgsc_micro.codegen.emit import emit_functions
+from sgsc_micro.files import sha256_bytes, write_json, write_text
+from sgsc_micro.kernels import Lowered
+from sgsc_micro.kernels.constants import POOLS, Constants, Entry
+from sgsc_micro.passes.graph import Node
+from sgsc_micro.passes.operators import Weighted
+
+KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
+SOURCES = ("model.c", "weights.c")
+_CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """A member of ``struct model_constants``."""
+
+    name: str
+    ctype: str
+    values: list[int]
+    entries: list[Entry]
+
+    def literals(self, entry: Entry) -> list[str]:
+        """An entry's values as C writes them."""
+        values = self.values[entry.offset : entry.offset + entry.count]
+        if self.name == "words":
+            return [f"0x{value:08X}u" for value in values]
+        return [str(value) if value != -(2**31) else "(-2147483647 - 1)" for value in values]
+
+
+def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, Any]:
+    """Write the library of an optimised module into ``folder``; returns the manifest.
+
+    ``name`` is for comments only. Errors: ``SgscError`` from lowering, naming the layer.
+    """
+    lowered = kernels.lower(module)
+    bodies = emit_functions(lowered.module)
+    functions = [bodies[node.name] for node in lowered.graph.nodes if node.name in bodies] + [bodies["network"]]
+    pools = _pools(lowered.constants)
+    environment = _environment()
+    context: dict[str, Any] = {"name": name, "version": sgsc_micro.__version__, "functions": functions, "pools": pools}
+    texts = {
+        file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
+    }
+    texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
+    manifest = _manifest(lowered, name)
+    manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
+    texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest)
+    for file, text in texts.items():
+        write_text(folder / file, text)
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def constant_bytes(constants: Constants) -> int:
+    """``sizeof(struct model_constants)``: the pools and the padding at the end."""
+    size = sum(constants.size(pool) * np.dtype(POOLS[pool]).itemsize for pool in POOLS)
+    alignment = max((np.dtype(POOLS[pool]).itemsize for pool in constants.used), default=1)
+    return -(-size // alignment) * alignment
+
+
+def stored_bytes(module: tvm.IRModule) -> int:
+    """Bytes of flash that the constants of an optimised module take: what a certificate will state."""
+    return constant_bytes(kernels.lower(module).constants)
+
+
+def host_main() -> str:
+    """A ``main`` for the host that pipes inputs through the library."""
+    return _environment().get_template("main.c.j2").render()
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("sgsc_micro.codegen")
+    return jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+    )
+
+
+def _pools(constants: Constants) -> list[_Pool]:
+    def entries(name: str) -> list[Entry]:
+        return [entry for entry in constants.entries if entry.pool == name and entry.count]
+
+    return [_Pool(name, _CTYPES[name], constants.pool(name).tolist(), entries(name)) for name in constants.used]
+
+
+def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
+    graph = lowered.graph
+    layers = [_layer(lowered, node) for node in graph.nodes]
+    input_shape, output_shape = graph.shapes[graph.input_tensor], graph.shapes[graph.output_tensor]
+    return {
+        "format": 1,
+        "name": name,
+        "sgsc_micro": sgsc_micro.__version__,
+        "tvm": tvm.__version__,
+        "input": {
+            "shape": list(graph.input_shape[1:]),
+            "axes": None if graph.input_axes is None else list(graph.input_axes),
+            "stored_shape": list(input_shape[1:]),
+            "bytes": int(np.prod(input_shape)),
+            **asdict(graph.input),
+        },
+        "output": {
+            "axes": None if graph.output_axes is None else list(graph.output_axes),
+            "stored_shape": list(output_shape[1:]),
+            "bytes": int(np.prod(output_shape)),
+            **asdict(graph.output),
+        },
+        "arena_bytes": lowered.arena_bytes,
+        "live_bytes": lowered.plan.live_bytes,
+        "constant_bytes": constant_bytes(lowered.constants),
+        "layers": layers,
+    }
+
+
+def _layer(lowered: Lowered, node: Node) -> dict[str, Any]:
+    """What a person wants to know of a layer: its shape, work, widths and bytes."""
+    shape = lowered.graph.shapes[node.output]
+    entries = [entry for entry in lowered.constants.entries if entry.layer == node.name]
+    layer: dict[str, Any] = {
+        "name": node.name,
+        "kind": type(node.operator).__name__,
+        "shape": list(shape[1:]),
+        "bytes": {entry.what: entry.count * np.dtype(POOLS[entry.pool]).itemsize for entry in entries},
+    }
+    if isinstance(node.operator, Weighted):
+        layer["taps"] = node.operator.taps
+        layer["macs"] = int(np.prod(shape)) * node.operator.taps
+        layer["widths"] = node.operator.widths.tolist()
+    return layer

@@ -1,0 +1,244 @@
+"""Guarded self-compression: every step is a proposal, judged in exact integers against the frozen reference.
+
+After M. Zbeeb et al., "Optimizing Deep Neural Networks using Safety-Guided Self Compression", arXiv 2505.00350.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import nn
+
+from sgsc_micro import importers, reference
+from sgsc_micro.compress import training
+from sgsc_micro.compress.graph import canonical
+from sgsc_micro.compress.journal import Journal, Line
+from sgsc_micro.compress.network import QuantisedNetwork, calibrated
+from sgsc_micro.compress.training import Proposal
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import sha256_bytes
+from sgsc_micro.preserve import CaseSet, Verdict, judge
+from sgsc_micro.project import CompressionConfig, Policy
+from sgsc_micro.storage import MAX_BITS
+
+if TYPE_CHECKING:
+    import tvm
+
+PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke P
+PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
+RESCUES = 3  # trainings at 8 bits before P counts as impossible
+BLAME = 0.5  # the channels that did so much of the harm get a floor
+
+
+@dataclass(frozen=True)
+class CompressionResult:
+    """The last accepted state, never another."""
+
+    program: torch.export.ExportedProgram  # integers, batch 1
+    module: tvm.IRModule  # the same as Relax QDQ
+    widths: dict[str, list[int]]  # layer -> bits of every output channel
+    stored_bytes: int
+    start_bytes: int  # the same network at 8 bits
+    journal: Path
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A candidate in integers, and what the guard says."""
+
+    program: torch.export.ExportedProgram
+    module: tvm.IRModule
+    stored_bytes: int
+    verdict: Verdict
+
+
+def compress(
+    network: nn.Module | torch.export.ExportedProgram,
+    inputs: np.ndarray,
+    labels: np.ndarray,
+    preserve: CaseSet,
+    stored_bytes: Callable[[tvm.IRModule], int],
+    workdir: Path,
+    config: CompressionConfig | None = None,
+    policy: Policy | None = None,
+    progress: Callable[[Line], None] = lambda line: None,
+) -> CompressionResult:
+    """Learn how few bits every channel needs, never accepting a step that breaks ``preserve``.
+
+    inputs float32 [N, *shape], labels int64 [N]: the training side; the preserved cases are added to it.
+    ``stored_bytes`` counts what a module takes in flash; ``progress`` gets every line of the journal in ``workdir``.
+    Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
+
+    Raises SgscError naming layers that cannot be lowered, NaN, the cases that even 8 bits break, or a journal of
+    another run.
+    """
+    config, policy = config or CompressionConfig(), policy or Policy()
+    if isinstance(network, nn.Module):
+        network = torch.export.export(network.eval(), (torch.from_numpy(inputs[:1]),))
+    float_network = canonical(network)
+    x, y = _training_side(inputs, labels, preserve)
+    accepted = calibrated(float_network, x)
+    journal = Journal(workdir, _identity(accepted, x, y, preserve, config, policy))
+
+    def judged(candidate: QuantisedNetwork) -> _Judged:
+        program = candidate.export(preserve.inputs.shape[1:])
+        module = importers.from_torch(program)
+        verdict = judge(preserve, reference.run(module, preserve.inputs), policy)
+        return _Judged(program, module, stored_bytes(module), verdict)
+
+    if journal.accepted:
+        accepted.load_state_dict(journal.load_state())
+    while (proposal := next_proposal(journal.lines, accepted, config)) is not None:
+        began = time.monotonic()
+        candidate = copy.deepcopy(accepted)  # what was accepted is never touched: to restore is to let go
+        if proposal.step > 0:
+            training.train(candidate, float_network, x, y, proposal, config)
+        found = judged(candidate)
+        line = _line(proposal, found, journal.accepted, config)
+        if not found.verdict.passed:
+            line["raised"] = raised_floors(candidate, accepted, preserve, found.verdict, proposal)
+        line["seconds"] = round(time.monotonic() - began, 3)
+        journal.append(line, candidate.state_dict())
+        if line["accepted"]:
+            accepted = candidate
+        progress(line)
+    final = judged(accepted)
+    start = next(line["bytes"] for line in journal.lines)
+    return CompressionResult(final.program, final.module, accepted.widths(), final.stored_bytes, start, journal.path)
+
+
+def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: CompressionConfig) -> Proposal | None:
+    """What to try after these journal lines, or None at the end; a resumed run goes the same way.
+
+    Raises SgscError naming the cases where P cannot be held even at 8 bits.
+    """
+    gamma, idle, pressed, settled = config.gamma, 0, 0, 0
+    floors = {name: torch.zeros(len(layer.bias)) for name, layer in accepted.layers.items()}
+    for line in lines:
+        if line["phase"] == "settle":
+            settled += 1
+        if line["phase"] != "press":
+            continue
+        pressed += 1
+        idle = 0 if line["accepted"] else idle + 1
+        gamma *= PRESS if line["passed"] else EASE
+        for name, channels in line["raised"].items():
+            for channel, floor in channels.items():
+                floors[name][int(channel)] = floor
+    step = len(lines)
+    if not any(line["accepted"] for line in lines):
+        if step > RESCUES:
+            cases = ", ".join(lines[-1]["flips"] + lines[-1]["diverged"])
+            raise SgscError(
+                f"compress: even 8 bits break the preserved cases {cases}",
+                hint="loosen the policy, train the network to wider margins, or take these cases out of the set",
+            )
+        return Proposal(step, "start", 0.0, floors)
+    if pressed < config.steps and idle < PATIENCE:
+        return Proposal(step, "press", gamma, floors)
+    return Proposal(step, "settle", 0.0, floors) if settled < config.settle else None
+
+
+def raised_floors(
+    candidate: QuantisedNetwork, accepted: QuantisedNetwork, cases: CaseSet, verdict: Verdict, proposal: Proposal
+) -> dict[str, dict[str, int]]:
+    """Layer -> channel -> the width below which it may no longer go: the channels that did most of the harm.
+
+    Harm is, to first order, how far a channel's change of weights lowered the margins of the violated cases:
+    -sum over cases of d margin / d q (q_candidate - q_accepted).
+    """
+    rows = np.flatnonzero(np.isin(cases.ids, verdict.flips + verdict.diverged))
+    changes: dict[str, torch.Tensor] = {}  # layer -> the candidate's quantised weights
+
+    hooks = [
+        layer.quantiser.register_forward_hook(lambda _, __, output, name=name: changes.__setitem__(name, output))
+        for name, layer in candidate.layers.items()
+    ]
+    logits = candidate(torch.from_numpy(cases.inputs[rows]))  # [V, classes]
+    for hook in hooks:
+        hook.remove()
+    label = torch.from_numpy(cases.labels[rows])[:, None]  # [V, 1]
+    margin = logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).amax(1)  # [V]
+    gradients = torch.autograd.grad(margin.sum(), list(changes.values()))
+    harm: list[tuple[float, str, int]] = []
+    for (name, weights), gradient in zip(changes.items(), gradients, strict=True):
+        layer = accepted.layers[name]
+        change = weights.detach() - layer.quantiser(layer.weight).detach()  # [C, taps...]
+        lost = -(gradient * change).flatten(1).sum(1)  # [C]
+        harm += [(float(loss), name, channel) for channel, loss in enumerate(lost) if loss > 0]
+    harm.sort(reverse=True)
+    left = BLAME * sum(loss for loss, _, _ in harm)
+    widths = accepted.widths()
+    raised: dict[str, dict[str, int]] = {}
+    for loss, name, channel in harm:
+        if left <= 0:
+            break
+        left -= loss
+        floor = max(widths[name][channel], int(proposal.floors[name][channel]) + 1)
+        raised.setdefault(name, {})[str(channel)] = min(MAX_BITS, floor)
+    return raised
+
+
+def _line(proposal: Proposal, found: _Judged, accepted: Line | None, config: CompressionConfig) -> Line:
+    """A journal line; a step that presses must also be smaller to be accepted."""
+    smaller = proposal.phase != "press" or accepted is None or found.stored_bytes < accepted["bytes"]
+    return {
+        "step": proposal.step,
+        "phase": proposal.phase,
+        "gamma": proposal.gamma,
+        "seed": config.seed,
+        "epochs": config.epochs if proposal.step else 0,
+        "bytes": found.stored_bytes,
+        "flips": list(found.verdict.flips),
+        "diverged": list(found.verdict.diverged),
+        "smallest_margin": round(float(found.verdict.margins.min()), 6),
+        "divergence": round(found.verdict.divergence, 6),
+        "passed": found.verdict.passed,
+        "accepted": found.verdict.passed and smaller,
+        "restored": accepted["step"] if accepted and not (found.verdict.passed and smaller) else None,
+        "raised": {},
+    }
+
+
+def _training_side(inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tensors of the training side and the preserved cases, which the guard may train on (and so weigh double)."""
+    if inputs.shape[1:] != preserve.inputs.shape[1:] or labels.shape != inputs.shape[:1]:
+        raise SgscError(
+            f"compress: training inputs {inputs.shape} and labels {labels.shape} beside cases {preserve.inputs.shape}",
+            hint="expected inputs [N, *shape] and labels [N] of the cases' own shape",
+        )
+    if not np.isfinite(inputs).all():
+        rows = np.flatnonzero(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1))
+        raise SgscError(f"compress: NaN or infinity in training rows {rows[:5].tolist()}", hint="clean the data first")
+    x = np.concatenate([inputs, preserve.inputs]).astype(np.float32)
+    y = np.concatenate([labels, preserve.labels]).astype(np.int64)
+    return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def _identity(
+    network: QuantisedNetwork,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    preserve: CaseSet,
+    config: CompressionConfig,
+    policy: Policy,
+) -> Line:
+    """What must be the same for a journal to go on."""
+
+    def digest(tensors: list[torch.Tensor]) -> str:
+        return sha256_bytes(b"".join(tensor.detach().numpy().tobytes() for tensor in tensors))
+
+    return {
+        "network": digest(list(network.state_dict().values())),
+        "training": digest([x, y]),
+        "preserve": preserve.content_hash,
+        "config": config.model_dump(),
+        "policy": policy.model_dump(),
+    }

@@ -1,0 +1,198 @@
+"""The network under compression: quantisers at every activation and weight, its size, and its export in integers."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import fx, nn
+
+from sgsc_micro.compress.graph import ACTIVATIONS, ADD, FLATTEN, VALUE_PRESERVING, Layer, layers_of
+from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
+from sgsc_micro.errors import SgscError
+from sgsc_micro.storage import width_of
+
+CHANNEL_OVERHEAD_BITS = 64  # bias, multiplier, shift and width of a channel that is stored
+quantized = torch.ops.quantized_decomposed
+
+
+class QuantisedLayer(Layer):
+    """A layer whose weights pass a quantiser."""
+
+    def __init__(self, layer: Layer) -> None:
+        super().__init__(layer.function, layer.weight, layer.bias, *layer.rest)
+        self.quantiser = WeightQuantiser(self.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x float32 [N, in, ...] to [N, C, ...], with quantised weights."""
+        return self.function(x, self.quantiser(self.weight), self.bias, *self.rest)
+
+    @torch.no_grad()
+    def integers(self) -> torch.Tensor:
+        """The weights' integers, [C, taps...]."""
+        return self.quantiser.integers(self.weight)
+
+
+class QuantisedNetwork(nn.Module):
+    """The canonical float network with a quantiser on every layer's weights and after every activation.
+
+    Attached by ``calibrated``; trained as any module; ``size_bits`` is differentiable, ``export`` is exact.
+    """
+
+    def __init__(self, network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
+        super().__init__()
+        self.network = network
+        self.layers = {name: QuantisedLayer(layer) for name, layer in layers_of(network).items()}
+        for name, layer in self.layers.items():
+            _put(network, name, layer)
+        _insert_activation_quantisers(network, ranges)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x float32 [N, *shape] to logits [N, classes]."""
+        return self.network(x)
+
+    def widths(self) -> dict[str, list[int]]:
+        """Layer to the width of every output channel: what its integers need."""
+        return {name: width_of(layer.integers().numpy()).tolist() for name, layer in self.layers.items()}
+
+    def size_bits(self) -> torch.Tensor:
+        """Differentiable size: per layer sum_c (b_c taps_c + overhead min(b_c, 1)), where the taps that read a channel
+        at zero bits are not counted (2301.13142, eq. 5). Scalar, bits."""
+        live: dict[fx.Node, torch.Tensor] = {}  # share of each channel that is there, [channels]
+        size = torch.zeros(())
+        for node in self.network.graph.nodes:
+            sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
+            if node.op == "placeholder":
+                live[node] = torch.ones(node.meta["val"].shape[1])
+            elif node.op == "call_module" and node.target in self.layers:
+                bits, live[node] = _layer_size(self.layers[node.target], sources[0])
+                size = size + bits
+            elif node.target == ADD:
+                live[node] = torch.maximum(*sources)
+            elif node.target == FLATTEN:
+                live[node] = sources[0].repeat_interleave(node.meta["val"].shape[1] // len(sources[0]))
+            elif node.op != "output":
+                live[node] = sources[0]
+        return size
+
+    def export(self, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+        """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32.
+
+        Raises SgscError naming the layer whose bias does not fit 32 bits.
+        """
+        frozen = copy.deepcopy(self.network)
+        for node in self.network.graph.nodes:
+            if node.op != "call_module":
+                continue
+            module = self.network.get_submodule(node.target)
+            if isinstance(module, QuantisedLayer):
+                source = self.network.get_submodule(node.args[0].target)
+                assert isinstance(source, ActivationQuantiser)
+                _put(frozen, node.target, FrozenLayer(node.target, module, source.scale()))
+            elif isinstance(module, ActivationQuantiser):
+                _put(frozen, node.target, FrozenActivation(module))
+        return torch.export.export(frozen.eval(), (torch.zeros(1, *shape),))
+
+
+def calibrated(network: fx.GraphModule, inputs: torch.Tensor) -> QuantisedNetwork:
+    """A quantised copy of the canonical float network, its activation ranges those of ``inputs`` [N, *shape]."""
+    network = copy.deepcopy(network)
+    observer = _RangeObserver(network)
+    with torch.no_grad():
+        observer.run(inputs)
+    return QuantisedNetwork(network, observer.ranges)
+
+
+class FrozenLayer(nn.Module):
+    """A layer in integers: weights int8 at 2^e, bias int32 at s_x 2^e, both per output channel."""
+
+    def __init__(self, name: str, layer: QuantisedLayer, input_scale: torch.Tensor) -> None:
+        super().__init__()
+        self.function, self.rest = layer.function, layer.rest
+        scale = layer.quantiser.scale().detach()  # [C]
+        bias = (layer.bias.detach().double() / (input_scale.double() * scale)).round()  # [C]
+        if not bias.abs().lt(2**31).all():
+            raise SgscError(f"layer '{name}': a bias does not fit 32 bits", hint="lower the learning rate of the bits")
+        self.register_buffer("weight", layer.integers().to(torch.int8))  # [C, taps...]
+        self.register_buffer("bias", bias.to(torch.int32))  # [C]
+        self.register_buffer("weight_scale", scale)
+        self.register_buffer("bias_scale", input_scale * scale)
+        self.register_buffer("zeros", torch.zeros(len(scale), dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x float32 [N, in, ...] to [N, C, ...]."""
+        decode = quantized.dequantize_per_channel
+        weight = decode(self.weight, self.weight_scale, self.zeros, 0, -128, 127, torch.int8)
+        bias = decode(self.bias, self.bias_scale, self.zeros, 0, -(2**31), 2**31 - 1, torch.int32)
+        return self.function(x, weight, bias, *self.rest)
+
+
+class FrozenActivation(nn.Module):
+    """An activation in int8."""
+
+    def __init__(self, quantiser: ActivationQuantiser) -> None:
+        super().__init__()
+        self.scale = quantiser.scale().item()
+        self.zero_point = int(quantiser.zero_point)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape to its quantised values."""
+        parameters = (self.scale, self.zero_point, -128, 127, torch.int8)
+        return quantized.dequantize_per_tensor(quantized.quantize_per_tensor(x, *parameters), *parameters)
+
+
+class _RangeObserver(fx.Interpreter):
+    """Runs the float network and notes the smallest and largest value of every node."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.ranges: dict[fx.Node, tuple[float, float]] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        if isinstance(value, torch.Tensor):
+            self.ranges[n] = (float(value.min()), float(value.max()))
+        return value
+
+
+def _insert_activation_quantisers(network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
+    """A quantiser after every activation; operators that only move values use the one of their input again."""
+    graph = network.graph
+    chosen: dict[fx.Node, str] = {}  # node -> name of the quantiser of its value
+    for node in list(graph.nodes):
+        if node.op == "output" or _is_fused(node):
+            continue
+        if node.target in VALUE_PRESERVING:
+            name = chosen[node.args[0]]
+        else:
+            name = f"activation_{len(set(chosen.values()))}"
+            network.add_submodule(name, ActivationQuantiser(*ranges[node]))
+        with graph.inserting_after(node):
+            call = graph.call_module(name, (node,))
+        call.meta = dict(node.meta)
+        node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
+        chosen[call] = name
+    network.recompile()
+
+
+def _is_fused(node: fx.Node) -> bool:
+    """Whether the node's value is only the input of the relu that belongs to it."""
+    return len(node.users) == 1 and next(iter(node.users)).target in ACTIVATIONS
+
+
+def _layer_size(layer: QuantisedLayer, live: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Bits of a layer whose input channels are ``live`` [in], and which of its output channels are, [C]."""
+    bits = layer.quantiser.bits  # [C]
+    group = live.view(layer.groups, -1)  # [groups, in per group]
+    kernel = layer.weight[0, 0].numel()
+    channels = len(bits) // layer.groups
+    taps = (kernel * group.sum(1)).repeat_interleave(channels)  # [C]
+    there = torch.minimum(bits.clamp(max=1), group.amax(1).repeat_interleave(channels))  # [C]
+    return (bits * taps + CHANNEL_OVERHEAD_BITS * there).sum(), there
+
+
+def _put(root: nn.Module, path: str, module: nn.Module) -> None:
+    parent, _, name = path.rpartition(".")
+    setattr(root.get_submodule(parent), name, module)

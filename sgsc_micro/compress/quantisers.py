@@ -1,0 +1,81 @@
+"""The differentiable quantisers: weights with learned width and range per channel, activations in int8.
+
+Weights follow S. Csefalvay and J. Imber, "Self-Compressing Neural Networks", arXiv 2301.13142, eq. 1; the learned
+activation scale follows S. Esser et al., "Learned Step Size Quantization", arXiv 1902.08153.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from sgsc_micro.storage import MAX_BITS
+
+
+def round_through(x: torch.Tensor) -> torch.Tensor:
+    """Round half to even forwards, pass the gradient straight through backwards."""
+    return x + (x.round() - x).detach()
+
+
+class WeightQuantiser(nn.Module):
+    """q(x, b, e) = 2^e round(clamp(2^-e x, -2^(b-1), 2^(b-1) - 1)) per output channel (dimension 0).
+
+    Learned are the width b and the reach r = e + b - 1, the logarithm of the range, so that a lost bit costs
+    precision and not range (1905.11452 compares such parametrisations); e is rounded: the scale is a power of two.
+    b is kept in [0, 8] by ``project`` and not inside the graph, so that a channel at zero bits still has a gradient
+    and can come back.
+
+    >>> q = WeightQuantiser(torch.tensor([[1.0, -0.5, 0.2]]))
+    >>> q(torch.tensor([[1.0, -0.5, 0.2]])).detach()
+    tensor([[ 0.9922, -0.5000,  0.2031]])
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        largest = weight.detach().abs().flatten(1).amax(1).clamp(min=2.0**-20)  # [C]
+        self.bits = nn.Parameter(torch.full_like(largest, MAX_BITS))  # [C]
+        self.reach = nn.Parameter(torch.log2(largest).ceil())  # [C]
+
+    def integers(self, weight: torch.Tensor) -> torch.Tensor:
+        """weight [C, ...] to the integers 2^-e q, as floats with a gradient, [C, ...]."""
+        per_channel = (-1,) + (1,) * (weight.dim() - 1)
+        half = 2 ** (self.bits.view(per_channel) - 1)  # [C, 1, ...]
+        scaled = weight / self.scale().view(per_channel)  # [C, ...]
+        return round_through(torch.minimum(torch.maximum(scaled, -half), half - 1))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        """weight [C, ...] to its quantised values [C, ...]."""
+        return self.integers(weight) * self.scale().view((-1,) + (1,) * (weight.dim() - 1))
+
+    def scale(self) -> torch.Tensor:
+        """2^e, [C]."""
+        return 2 ** round_through(self.reach - self.bits + 1)
+
+    @torch.no_grad()
+    def project(self, floor: torch.Tensor) -> None:
+        """Bring the widths back into [floor, 8] after an optimiser step; floor [C]."""
+        self.bits.copy_(torch.maximum(self.bits, floor).clamp(max=MAX_BITS))
+
+
+class ActivationQuantiser(nn.Module):
+    """int8 per tensor: real = s (q - z). The scale is learned as its logarithm; the zero point stays as calibrated."""
+
+    log_scale: nn.Parameter
+    zero_point: torch.Tensor
+
+    def __init__(self, low: float, high: float) -> None:
+        super().__init__()
+        low, high = min(low, 0.0), max(high, 0.0, low + 1e-6)  # zero is a value: padding needs it
+        scale = (high - low) / 255
+        self.log_scale = nn.Parameter(torch.tensor(scale).log2())
+        self.register_buffer("zero_point", torch.tensor(float(round(-128 - low / scale))))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """x of any shape to its quantised values."""
+        scale = self.scale()
+        integers = round_through(torch.clamp(x / scale + self.zero_point, -128, 127))
+        return (integers - self.zero_point) * scale
+
+    def scale(self) -> torch.Tensor:
+        """s, a scalar."""
+        return 2**self.log_scale

@@ -1,0 +1,7 @@
+"""Reach what runs an image: link, emulated twins, checks of this machine."""
+
+from sgsc_micro.device.emulator import emulate
+from sgsc_micro.device.link import Device, Hello, LinkError, RunResult, TickUnit
+from sgsc_micro.device.session import connect
+
+__all__ = ["Device", "Hello", "LinkError", "RunResult", "TickUnit", "connect", "emulate"]

@@ -1,0 +1,32 @@
+"""What every room asks of a Relax expression: its shape, its constant, the calls of a function in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from tvm import relax
+from tvm.ir import Constant
+
+
+def shape_of(expression: relax.Expr) -> tuple[int, ...]:
+    """The static shape of a tensor expression."""
+    return tuple(int(extent) for extent in expression.ty.shape)
+
+
+def is_constant(expression: relax.Expr) -> bool:
+    """Whether the expression is a constant tensor."""
+    return isinstance(expression, Constant)
+
+
+def constant_of(expression: relax.Expr) -> np.ndarray:
+    """The value of a constant tensor or number."""
+    value = expression.value
+    return np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+
+
+def bindings_of(function: relax.Function) -> Iterator[tuple[relax.Var, relax.Expr]]:
+    """The (variable, value) pairs of a function in order, over all its blocks."""
+    for block in function.body.blocks:
+        for binding in block.bindings:
+            yield binding.var, binding.value

@@ -1,0 +1,153 @@
+"""What every kernel's TIR has in common: its parameters, named loops, calls of micro-kernels, the requantising end."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro.kernels.constants import POOLS, Constants, Entry
+from sgsc_micro.passes.operators import Output
+from sgsc_micro.passes.requantise import Multiplier
+
+Expression = Any
+"""A TIR expression; TVM's own classes overload every operator."""
+
+Shapes = dict[str, tuple[tuple[int, ...], str]]
+"""Shape and dtype by parameter name."""
+
+
+@dataclass
+class Kernel:
+    """A kernel while it is built: buffers over its C parameters, in their order; ``function`` when it is done."""
+
+    constants: Constants
+    buffers: dict[str, Any] = field(default_factory=dict)
+    function: Any = None
+
+    @property
+    def row(self) -> Any:
+        """The scratch row of widened activations."""
+        return self.buffers["scratch"]
+
+    @property
+    def output(self) -> Any:
+        """The int8 tensor it writes."""
+        return self.buffers["out"]
+
+    def input(self, number: int = 0) -> Any:
+        """An int8 tensor it reads."""
+        return self.buffers[f"in{number}"]
+
+    def load(self, entry: Entry, index: Expression) -> Expression:
+        """An integer constant, as int32."""
+        return T.Cast("int32", self.buffers[entry.pool][entry.offset + index])
+
+    def address(self, entry: Entry, index: Expression) -> Expression:
+        """The address of a stored constant."""
+        return T.address_of(self.buffers[entry.pool][entry.offset + index])
+
+
+def pool_shapes(constants: Constants) -> Shapes:
+    """The pools that are used, as parameters."""
+    return {pool: ((constants.size(pool),), np.dtype(POOLS[pool]).name) for pool in constants.used}
+
+
+def parameters(shapes: Shapes) -> dict[str, Any]:
+    """Buffers over the parameters of the PrimFunc that is open, in order, by name; each of a shape and a dtype."""
+    handles = {name: T.arg(name, T.handle(dtype)) for name, (_, dtype) in shapes.items()}
+    return {name: T.decl_buffer(shape, dtype, data=handles[name]) for name, (shape, dtype) in shapes.items()}
+
+
+@contextlib.contextmanager
+def kernel(
+    name: str, inputs: list[tuple[int, ...]], output: tuple[int, ...], constants: Constants, scratch: int = 0
+) -> Iterator[Kernel]:
+    """Open a PrimFunc over int8 tensors of these shapes, ``scratch`` bytes and the pools ``constants`` uses."""
+    built = Kernel(constants)
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name(name)
+            T.func_attr({"global_symbol": name, "tir.noalias": True})
+            shapes: Shapes = {f"in{number}": (shape, "int8") for number, shape in enumerate(inputs)}
+            shapes["out"] = output, "int8"
+            if scratch:
+                shapes["scratch"] = (scratch,), "int8"
+            built.buffers = parameters(shapes | pool_shapes(constants))
+            yield built
+    built.function = builder.get()
+
+
+@contextlib.contextmanager
+def loop(name: str, extent: int) -> Iterator[Expression]:
+    """A loop with a named variable; one of extent 1 is no loop."""
+    if extent == 1:
+        yield tirx.const(0, "int32")
+        return
+    with T.serial(0, extent) as variable:
+        IRBuilder.name(name, variable)
+        yield variable
+
+
+@contextlib.contextmanager
+def loops(**extents: int) -> Iterator[list[Expression]]:
+    """Nested loops, outermost first."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(loop(name, extent)) for name, extent in extents.items()]
+
+
+def call(function: str, *arguments: Expression, dtype: str = "int32") -> Expression:
+    """A micro-kernel of sgsc_kernels.h that gives a value."""
+    return T.call_extern(dtype, function, *arguments)
+
+
+def run(function: str, *arguments: Expression) -> None:
+    """A micro-kernel of sgsc_kernels.h that gives none."""
+    T.evaluate(T.call_extern("void", function, *arguments))
+
+
+def bind(name: str, value: Expression) -> Expression:
+    """A named local variable."""
+    variable = T.bind(value)
+    IRBuilder.name(name, variable)
+    return variable
+
+
+class Requantiser:
+    """An output's multipliers: literals where all channels agree, else constants beside the weights."""
+
+    def __init__(self, constants: Constants, output: Output, scales: np.ndarray) -> None:
+        self.output = output
+        multipliers = [output.multiplier(float(scale)) for scale in scales]
+        self.m = _shared(constants, "multipliers", [m.m for m in multipliers])
+        self.exponent = _shared(constants, "shifts", [m.shift - m.left for m in multipliers])
+        self.shifts_left = any(m.left for m in multipliers)
+        self.shifts_right = any(not m.left for m in multipliers)
+
+    def __call__(self, built: Kernel, accumulator: Expression, channel: Expression) -> Expression:
+        """int8 of an int32 accumulator of one channel."""
+        m, exponent = (_load(built, value, channel) for value in (self.m, self.exponent))
+        shift = T.max(exponent, 1) if self.shifts_left else exponent
+        if self.shifts_left:
+            accumulator = call("sgsc_add_shifted", 0, accumulator, T.max(1 - exponent, 0))
+        low, high = self.output.bounds
+        return call("sgsc_requantise", accumulator, m, shift, self.output.zero_point, low, high, dtype="int8")
+
+
+def _shared(constants: Constants, what: str, values: list[int]) -> Entry | int:
+    return values[0] if len(set(values)) == 1 else constants.integers(what, np.array(values))
+
+
+def _load(built: Kernel, value: Entry | int, channel: Expression) -> Expression:
+    return built.load(value, channel) if isinstance(value, Entry) else tirx.const(value, "int32")
+
+
+def largest_left(output: Output, scales: np.ndarray) -> np.ndarray:
+    """How far each channel's accumulator is shifted left before it is multiplied; int64, as ``scales``."""
+    return np.array([Multiplier.of(float(scale) / output.quantisation.scale).left for scale in scales])

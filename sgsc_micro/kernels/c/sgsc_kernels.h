@@ -1,0 +1,168 @@
+/* Micro-kernels that the generated loops call. Plain C, and SMLAD where the core has the DSP extension; both give the
+ * same bytes. Needs <stdint.h> and <string.h> only.
+ *
+ * A row is int16 activations minus their zero point, in lane order: of each four neighbours (0, 2, 1, 3).
+ * A word of a plane of b-bit fields holds 16 / b unsigned fields in each 16-bit lane; field j of both lanes meets the
+ * j-th pair of the row. All sums wrap modulo 2^32: the compiler has proved that the end result fits. */
+#ifndef SGSC_KERNELS_H
+#define SGSC_KERNELS_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#include <arm_acle.h>
+#define SGSC_DSP 1
+#else
+#define SGSC_DSP 0
+#endif
+
+#define SGSC_KERNEL static __attribute__((noinline, unused))
+
+static inline uint32_t sgsc_load_pair(const int8_t *row)
+{
+    uint32_t pair;
+    memcpy(&pair, row, sizeof pair);
+    return pair;
+}
+
+/* sum + low lane * low lane + high lane * high lane */
+static inline uint32_t sgsc_smlad(uint32_t a, uint32_t b, uint32_t sum)
+{
+#if SGSC_DSP
+    return (uint32_t)__smlad((int16x2_t)a, (int16x2_t)b, (int32_t)sum);
+#else
+    const int32_t low = (int32_t)(int16_t)(uint16_t)a * (int16_t)(uint16_t)b;
+    const int32_t high = (int32_t)(int16_t)(uint16_t)(a >> 16) * (int16_t)(uint16_t)(b >> 16);
+    return sum + (uint32_t)low + (uint32_t)high;
+#endif
+}
+
+static inline int8_t *sgsc_store_lane(int8_t *row, int32_t value)
+{
+    const int16_t lane = (int16_t)value;
+    memcpy(row, &lane, sizeof lane);
+    return row + sizeof lane;
+}
+
+/* Widens n neighbouring int8 activations to int16 minus zero, in lane order. */
+SGSC_KERNEL void sgsc_widen(int8_t *row, const int8_t *x, int32_t n, int32_t zero)
+{
+    int32_t i = 0;
+#if SGSC_DSP
+    const uint32_t minus_zero = ((uint32_t)-zero & 0xFFFFu) | ((uint32_t)-zero << 16);
+    for (; i + 4 <= n; i += 4) {
+        uint32_t four;
+        memcpy(&four, x + i, sizeof four);
+        const uint32_t even = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
+        const uint32_t odd = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)((four >> 8) | (four << 24)));
+        memcpy(row, &even, sizeof even);
+        memcpy(row + sizeof even, &odd, sizeof odd);
+        row += sizeof even + sizeof odd;
+    }
+#else
+    for (; i + 4 <= n; i += 4) {
+        row = sgsc_store_lane(row, x[i] - zero);
+        row = sgsc_store_lane(row, x[i + 2] - zero);
+        row = sgsc_store_lane(row, x[i + 1] - zero);
+        row = sgsc_store_lane(row, x[i + 3] - zero);
+    }
+#endif
+    for (; i < n; ++i) {
+        row = sgsc_store_lane(row, x[i] - zero);
+    }
+}
+
+/* What widening padding gives: n zeros. */
+static inline void sgsc_zero(int8_t *row, int32_t n)
+{
+    memset(row, 0, (size_t)n * sizeof(int16_t));
+}
+
+/* The sum of the first n activations of a row. */
+SGSC_KERNEL int32_t sgsc_sum(const int8_t *row, int32_t n)
+{
+    uint32_t sum = 0;
+    int32_t i = 0;
+    for (; i + 2 <= n; i += 2) {
+        sum = sgsc_smlad(sgsc_load_pair(row + 2 * i), 0x00010001u, sum);
+    }
+    if (i < n) {
+        uint16_t last;
+        memcpy(&last, row + 2 * i, sizeof last);
+        sum = sgsc_smlad(last, 1, sum);
+    }
+    return (int32_t)sum;
+}
+
+/* The dot product of a row and a plane of unsigned fields: one function a field width. */
+#define SGSC_DOT(BITS)                                                                                  \
+    SGSC_KERNEL int32_t sgsc_dot##BITS(const int8_t *row, const uint32_t *plane, int32_t words)         \
+    {                                                                                                   \
+        const uint32_t mask = ((1u << (BITS)) - 1u) * 0x00010001u;                                      \
+        uint32_t sum = 0;                                                                               \
+        for (int32_t i = 0; i < words; ++i) {                                                           \
+            const uint32_t word = plane[i];                                                             \
+            _Pragma("GCC unroll 16") for (int32_t j = 0; j < 16 / (BITS); ++j) {                        \
+                sum = sgsc_smlad((word >> ((BITS) * j)) & mask, sgsc_load_pair(row), sum);              \
+                row += 4;                                                                               \
+            }                                                                                           \
+        }                                                                                               \
+        return (int32_t)sum;                                                                            \
+    }
+SGSC_DOT(1)
+SGSC_DOT(2)
+SGSC_DOT(3)
+SGSC_DOT(4)
+SGSC_DOT(5)
+SGSC_DOT(8)
+#undef SGSC_DOT
+
+/* acc + value * 2^shift and acc - value * 2^shift */
+static inline int32_t sgsc_add_shifted(int32_t acc, int32_t value, int32_t shift)
+{
+    return (int32_t)((uint32_t)acc + ((uint32_t)value << shift));
+}
+
+static inline int32_t sgsc_sub_shifted(int32_t acc, int32_t value, int32_t shift)
+{
+    return (int32_t)((uint32_t)acc - ((uint32_t)value << shift));
+}
+
+/* clamp(floor((acc * m + 2^(31 + shift)) / 2^(32 + shift)) + zero, low, high); shift in 1..22 */
+static inline int8_t sgsc_requantise(int32_t acc, int32_t m, int32_t shift, int32_t zero, int32_t low, int32_t high)
+{
+    const int32_t product = (int32_t)(((int64_t)acc * m) >> 32);
+    const int32_t offset = (int32_t)(((uint32_t)zero << shift) + (1u << (shift - 1)));
+    int32_t q = (product + offset) >> shift;
+    q = q < low ? low : q;
+    q = q > high ? high : q;
+    return (int8_t)q;
+}
+
+/* The sum of one channel over a window of an image; strides in bytes. */
+SGSC_KERNEL int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
+{
+    int32_t sum = 0;
+    for (int32_t i = 0; i < rows; ++i) {
+        for (int32_t j = 0; j < columns; ++j) {
+            sum += x[i * row_stride + j * column_stride];
+        }
+    }
+    return sum;
+}
+
+/* The largest value of one channel over a window of an image; strides in bytes. */
+SGSC_KERNEL int8_t sgsc_window_max(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
+{
+    int8_t largest = INT8_MIN;
+    for (int32_t i = 0; i < rows; ++i) {
+        for (int32_t j = 0; j < columns; ++j) {
+            const int8_t value = x[i * row_stride + j * column_stride];
+            largest = value > largest ? value : largest;
+        }
+    }
+    return largest;
+}
+
+#endif

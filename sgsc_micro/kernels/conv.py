@@ -1,0 +1,124 @@
+"""Convolution, grouped, depthwise or dense: widen a pixel's activations once, meet every channel's packed words."""
+
+from __future__ import annotations
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.kernels.builder import (
+    Expression,
+    Kernel,
+    Requantiser,
+    bind,
+    call,
+    kernel,
+    largest_left,
+    loop,
+    loops,
+    run,
+)
+from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.kernels.pack import Run, Segment, pack, runs
+from sgsc_micro.passes.operators import Conv2D, Dense
+from sgsc_micro.passes.requantise import INT32_MAX
+from sgsc_micro.storage import row_bytes
+
+Shape = tuple[int, ...]
+
+
+def dense(name: str, operator: Dense, inputs: list[Shape], output: Shape) -> Kernel:
+    """A dense layer is a convolution of one pixel."""
+    weights = operator.weights[:, None, None, :]
+    as_conv = Conv2D(weights, operator.scales, operator.bias, operator.input, operator.output)
+    return conv2d(name, as_conv, [(1, 1, 1, inputs[0][-1])], (1, 1, 1, output[-1]))
+
+
+def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> Kernel:
+    """The kernel of a convolution from NHWC ``inputs[0]`` to NHWC ``output``.
+
+    Errors: ``SgscError`` where an accumulator could leave int32.
+    """
+    check_accumulators(name, operator)
+    constants = Constants(name)
+    weights = constants.words("weights", pack(operator.weights, operator.widths))
+    bias = constants.integers("bias", operator.bias)
+    requantise = Requantiser(constants, operator.output, operator.accumulator_scales())
+    row = max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
+
+    with kernel(name, inputs, output, constants, row) as built:
+        _, height, width, _ = output
+        with loops(oy=height, ox=width) as (oy, ox):
+            for groups in runs(operator.widths, operator.groups, operator.taps):
+                with loop("g", groups.count) as g:
+                    reads = any(segment.bits for segment in groups.segments)
+                    total = _gather(built, operator, inputs[0], oy, ox, groups.first + g) if reads else 0
+                    for segment in groups.segments:
+                        _segment(built, operator, segment, groups, g, (oy, ox), total, weights, bias, requantise)
+    return built
+
+
+def check_accumulators(name: str, operator: Conv2D) -> None:
+    """Prove from the constants that no accumulator leaves int32, shifted left as far as it will be."""
+    scaled = operator.accumulator_bound() << largest_left(operator.output, operator.accumulator_scales())
+    if scaled.max() > INT32_MAX:
+        channel = int(scaled.argmax())
+        raise SgscError(
+            f"{name}: the accumulator of channel {channel} can reach {int(scaled[channel])}, beyond int32",
+            hint="use a larger output scale, narrower weights or a smaller bias",
+        )
+
+
+def _gather(
+    built: Kernel, operator: Conv2D, shape: Shape, oy: Expression, ox: Expression, group: Expression
+) -> Expression:
+    """Fill the row with one group's activations under the kernel; their sum."""
+    _, height, width, _ = shape
+    kh, kw, depth = operator.weights.shape[1:]
+    top, left, bottom, right = operator.padding
+    with loops(ky=kh, kx=kw) as (ky, kx):
+        iy = oy * operator.strides[0] + ky * operator.dilation[0] - top
+        ix = ox * operator.strides[1] + kx * operator.dilation[1] - left
+        lanes = T.address_of(built.row[(ky * kw + kx) * depth * 2])
+
+        def widen() -> None:
+            pixel = T.address_of(built.input()[0, iy, ix, group * depth])
+            run("sgsc_widen", lanes, pixel, depth, operator.input.zero_point)
+
+        if top or left or bottom or right:
+            with T.If(tirx.all(iy >= 0, iy < height, ix >= 0, ix < width)):
+                with T.Then():
+                    widen()
+                with T.Else():
+                    run("sgsc_zero", lanes, depth)
+        else:
+            widen()
+    return bind("total", call("sgsc_sum", T.address_of(built.row[0]), operator.taps))
+
+
+def _segment(
+    built: Kernel,
+    operator: Conv2D,
+    segment: Segment,
+    groups: Run,
+    g: Expression,
+    pixel: tuple[Expression, Expression],
+    total: Expression,
+    weights: Entry,
+    bias: Entry,
+    requantise: Requantiser,
+) -> None:
+    """The channels of one width: bias, minus what offset binary added, plus each plane's dot product."""
+    per_group = len(operator.weights) // operator.groups
+    with loop("c", segment.count) as c:
+        channel = (groups.first + g) * per_group + segment.first + c
+        accumulator = built.load(bias, channel)
+        if segment.bits:
+            accumulator = call("sgsc_sub_shifted", accumulator, total, segment.bits - 1)
+        first_word = groups.offset + g * groups.words + segment.offset + c * segment.words
+        for plane in segment.planes:
+            words = built.address(weights, first_word + plane.offset)
+            dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
+            accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
+        T.buffer_store(built.output, requantise(built, accumulator, channel), [0, *pixel, channel])

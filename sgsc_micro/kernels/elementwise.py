@@ -1,0 +1,46 @@
+"""Operators that work value by value: add and requantize, flat over the whole tensor."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro.kernels.builder import Kernel, Requantiser, kernel, loop
+from sgsc_micro.kernels.constants import Constants
+from sgsc_micro.passes.operators import Add, Output, Quantisation, Requantize
+from sgsc_micro.passes.requantise import ADD_BITS
+
+Shape = tuple[int, ...]
+
+
+def add(name: str, operator: Add, inputs: list[Shape], output: Shape) -> Kernel:
+    """Both inputs at 20 fraction bits of the larger scale, summed."""
+    largest = max(quantisation.scale for quantisation in operator.inputs)
+    terms = [
+        (quantisation, math.floor(2.0**ADD_BITS * (quantisation.scale / largest) + 0.5))
+        for quantisation in operator.inputs
+    ]
+    return _flat(name, terms, operator.output, largest / 2.0**ADD_BITS, len(inputs), math.prod(output))
+
+
+def requantize(name: str, operator: Requantize, _inputs: list[Shape], output: Shape) -> Kernel:
+    """From one scale to another."""
+    return _flat(name, [(operator.input, 1)], operator.output, operator.input.scale, 1, math.prod(output))
+
+
+def _flat(
+    name: str, terms: list[tuple[Quantisation, int]], output: Output, scale: float, arity: int, size: int
+) -> Kernel:
+    """out[i] = requantise(sum of coefficient * (x[i] - zero_point))."""
+    constants = Constants(name)
+    requantise = Requantiser(constants, output, np.array([scale]))
+    with kernel(name, [(size,)] * arity, (size,), constants) as built, loop("i", size) as i:
+        values = [T.Cast("int32", built.input(min(n, arity - 1))[i]) for n in range(len(terms))]
+        parts = [
+            (value - quantisation.zero_point) * coefficient
+            for value, (quantisation, coefficient) in zip(values, terms, strict=True)
+        ]
+        T.buffer_store(built.output, requantise(built, sum(parts[1:], parts[0]), 0), [i])
+    return built

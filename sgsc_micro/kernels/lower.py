@@ -1,0 +1,97 @@
+"""From a planned Relax module to TIR: one PrimFunc a layer, and one that calls them in order over the arena."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.kernels import conv, elementwise, pool
+from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
+from sgsc_micro.kernels.constants import Constants
+from sgsc_micro.passes.graph import Graph, Node, read_graph
+from sgsc_micro.passes.operators import Add, AveragePool, Conv2D, Dense, Flatten, MaxPool, Requantize
+from sgsc_micro.passes.plan import ALIGNMENT, INPUT, OUTPUT, Plan, read_plan
+
+BUILDERS: dict[type, Callable[..., Kernel]] = {
+    Conv2D: conv.conv2d,
+    Dense: conv.dense,
+    Add: elementwise.add,
+    Requantize: elementwise.requantize,
+    AveragePool: pool.average_pool,
+    MaxPool: pool.max_pool,
+}
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """TIR functions in an IRModule, the constants they read, and the graph and plan they came from."""
+
+    module: tvm.IRModule
+    constants: Constants
+    graph: Graph
+    plan: Plan
+
+    @property
+    def arena_bytes(self) -> int:
+        """Size of the one static buffer; never 0, which C has no arrays of."""
+        return max(self.plan.arena_bytes, ALIGNMENT)
+
+
+def lower(module: tvm.IRModule) -> Lowered:
+    """Build every kernel of a module that went through :func:`sgsc_micro.passes.optimise`.
+
+    Errors: ``SgscError`` naming the layer whose accumulator could overflow.
+    """
+    graph, plan = read_graph(module), read_plan(module)
+    constants = Constants()
+    functions: dict[str, tirx.PrimFunc] = {}
+    calls: list[tuple[Node, Kernel, dict[str, int]]] = []
+    for node in graph.nodes:
+        if isinstance(node.operator, Flatten):
+            continue
+        shapes = [graph.shapes[tensor] for tensor in node.inputs]
+        built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
+        functions[node.name] = built.function
+        calls.append((node, built, constants.append(built.constants)))
+    if not calls or plan.tensors[graph.output_tensor] != OUTPUT:
+        raise SgscError("the network computes nothing", hint="its output is its input")
+    lowered = Lowered(tvm.IRModule(functions), constants, graph, plan)
+    lowered.module["network"] = _network(lowered, calls)
+    return lowered
+
+
+def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]]) -> tirx.PrimFunc:
+    """``network(in0, out, arena, pools...)``: each kernel on its places."""
+    graph, plan = lowered.graph, lowered.plan
+
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name("network")
+            T.func_attr({"global_symbol": "network", "tir.noalias": True})
+            shapes: Shapes = {
+                "in0": ((int(np.prod(graph.shapes[graph.input_tensor])),), "int8"),
+                "out": ((int(np.prod(graph.shapes[graph.output_tensor])),), "int8"),
+                "arena": ((lowered.arena_bytes,), "int8"),
+            }
+            buffers = parameters(shapes | pool_shapes(lowered.constants))
+            arena, places = buffers["arena"], {INPUT: buffers["in0"], OUTPUT: buffers["out"]}
+
+            def place(tensor: str) -> Any:
+                offset = plan.tensors[tensor]
+                return T.address_of(places[offset][0] if offset in places else arena[offset])
+
+            for node, built, bases in calls:
+                arguments = [*(place(tensor) for tensor in dict.fromkeys(node.inputs)), place(node.output)]
+                if "scratch" in built.buffers:
+                    arguments.append(T.address_of(arena[plan.scratch[node.name]]))
+                arguments += [T.address_of(buffers[name][bases[name]]) for name in built.constants.used]
+                run(node.name, *arguments)
+    return builder.get()

@@ -1,0 +1,144 @@
+"""``sgsc.toml`` as one typed, validated value. Every room takes its own table of it; unknown keys are errors."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import data_dir
+
+FILE_NAME = "sgsc.toml"
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(_Table):
+    """Where the trained network comes from; paths are relative to sgsc.toml."""
+
+    source: Path
+    """A Python file with ``network()``, a torch.nn.Module, and ``data()``: splits train, calibration and test."""
+    checkpoint: Path
+    """The network's state_dict, as torch.save writes it."""
+    train: Path | None = None
+    """A script that writes the checkpoint to the path it is given; run where there is none."""
+
+
+class Preserve(_Table):
+    """The cases that must keep working: chosen from the training side, the user's own, or both."""
+
+    size: Count = 150
+    strategy: str = "hybrid"
+    cases: Path | None = None
+    """A user's own .npz of ``inputs`` [N, ...] and ``labels`` [N]."""
+
+
+class Policy(_Table):
+    """What a candidate may do to the preservation set: so many negative flips, and so far from the reference."""
+
+    max_flips: Count = 0
+    max_divergence: Positive | None = None
+    """Of any output, in the outputs' own unit; none: not asked."""
+
+
+class CompressionConfig(_Table):
+    """How hard and how long to press. The defaults suit networks of 10 to 100 thousand weights."""
+
+    steps: Count = 12
+    """Proposals that press on the size."""
+    settle: Count = 5
+    """Proposals after them, with the bits as they are, that win margins back."""
+    epochs: Annotated[int, Field(ge=1)] = 5
+    """Per proposal."""
+    batch: Annotated[int, Field(ge=1)] = 64
+    learning_rate: Positive = 2e-3
+    """Of the weights; it falls to zero within every proposal."""
+    bits_learning_rate: Positive = 0.05
+    """Of widths and ranges."""
+    scale_learning_rate: Positive = 2e-3
+    """Of the logarithms of the activation scales."""
+    gamma: Positive = 1.0
+    """What the whole network at 8 bits costs at first, in units of the task loss."""
+    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Share of the loss that asks for the reference's distribution and not for the label."""
+    seed: Count = 0
+
+
+class Project(_Table):
+    """The whole of sgsc.toml."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
+    model: Model
+    preserve: Preserve = Preserve()
+    policy: Policy = Policy()
+    compress: CompressionConfig = CompressionConfig()
+    folder: Path = Field(default=Path(), exclude=True)
+    """Where sgsc.toml lies."""
+
+    def path(self, relative: Path) -> Path:
+        """A path of the project file, seen from where the command runs."""
+        return self.folder / relative
+
+
+def load_project(folder: Path) -> Project:
+    """The project in ``folder``.
+
+    Errors: ``SgscError`` where there is no sgsc.toml, or naming the key and its line.
+    """
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise SgscError(
+            f"{path}: not found",
+            hint="`sgsc init` writes a project to start from; it needs a name, and [model] with source and checkpoint",
+        )
+    text = path.read_text(encoding="utf-8")
+    try:
+        project = Project.model_validate({**tomllib.loads(text), "folder": folder})
+    except tomllib.TOMLDecodeError as error:
+        raise SgscError(f"{path}: not TOML: {error}") from error
+    except ValidationError as error:
+        faults = [_fault(path, text, fault) for fault in error.errors()]
+        raise SgscError("\n".join(faults), hint="docs/project.md lists the keys") from error
+    for relative in (project.model.source, project.model.train, project.preserve.cases):
+        if relative is not None and not project.path(relative).is_file():
+            raise SgscError(f"{path}: {relative} is not there", hint="paths are relative to sgsc.toml")
+    return project
+
+
+def example_dir(name: str) -> Path:
+    """The folder of an example project that ships."""
+    return data_dir("examples") / name
+
+
+def _fault(path: Path, text: str, fault: Any) -> str:
+    keys = [str(key) for key in fault["loc"]]
+    line = line_of(text, keys)
+    place = f"{path}:{line}" if line else str(path)
+    problem = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+    return f"{place}: {'.'.join(keys)}: {problem}"
+
+
+def line_of(text: str, keys: list[str]) -> int | None:
+    """The line, from 1, of ``table.key`` in a TOML text; None where it is not written there.
+
+    >>> line_of("name = 'x'\\n[compress]\\ngama = 1", ["compress", "gama"])
+    3
+    """
+    table: list[str] = []
+    for number, line in enumerate(text.splitlines(), start=1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]", line):
+            table = [part.strip() for part in header[1].split(".")]
+            if table == keys:
+                return number
+        elif (key := re.match(r"\s*[\"']?([\w.-]+)[\"']?\s*=", line)) and [*table, *key[1].split(".")] == keys:
+            return number
+    return None

@@ -1,0 +1,8 @@
+"""Exact integer inference of a Relax QDQ module in NumPy: the compressor's verdicts and the tests' oracle.
+
+Written from docs/semantics.md alone; shares no code with the kernels.
+"""
+
+from sgsc_micro.reference.interpreter import quantise_input, run, run_integers
+
+__all__ = ["quantise_input", "run", "run_integers"]

@@ -1,0 +1,76 @@
+"""Stages whose results are whole or absent: skipped while nothing has changed, resumed where they were killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sgsc_micro.files import sha256_bytes, sha256_file, write_json
+
+RECORD = "stage.json"
+_PACKAGE = Path(__file__).resolve().parent
+
+
+def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[Path], None]) -> bool:
+    """Make ``folder`` by ``work(partial folder)``, unless it is there, whole, and made from the same ``inputs``.
+
+    A partial folder left by a killed run with the same inputs is handed to ``work`` again, to go on from. True where
+    work was done.
+    """
+    key = sha256_bytes(json.dumps(inputs, sort_keys=True).encode())
+    if _is_current(folder, key):
+        return False
+    partial = folder.with_name(f"{folder.name}.partial")
+    if _read(partial / RECORD).get("key") != key:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write_json(partial / RECORD, {"key": key})
+    work(partial)
+    outputs = {path.relative_to(partial).as_posix(): sha256_file(path) for path in _files(partial)}
+    write_json(partial / RECORD, {"key": key, "inputs": inputs, "outputs": outputs})
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    return True
+
+
+def altered_files(folder: Path) -> list[str]:
+    """Files of a finished stage that are missing, or not as the stage wrote them; its record where there is none."""
+    outputs = _read(folder / RECORD).get("outputs")
+    if outputs is None:
+        return [RECORD]
+    return [
+        name
+        for name, digest in outputs.items()
+        if not (folder / name).is_file() or sha256_file(folder / name) != digest
+    ]
+
+
+def code_hash(*rooms: str) -> str:
+    """Of the sources of rooms (folders or files of the package): a stage is made again when its code changes."""
+    files = [
+        path for room in rooms for path in ([_PACKAGE / room] if room.endswith(".py") else _sources(_PACKAGE / room))
+    ]
+    return sha256_bytes("".join(sha256_file(path) for path in files).encode())
+
+
+def _sources(room: Path) -> list[Path]:
+    return sorted(path for path in room.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+
+
+def _is_current(folder: Path, key: str) -> bool:
+    return _read(folder / RECORD).get("key") == key and not altered_files(folder)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECORD)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return record

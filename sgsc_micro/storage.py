@@ -1,0 +1,92 @@
+"""How a channel of b-bit weights lies in flash: the one place that knows, for the size model and for the packer.
+
+A 32-bit word has two 16-bit lanes, for SMLAD's two products. A *plane* of f-bit fields puts ``16 // f`` fields into
+each lane, so one AND with a shifted word yields a pair. A width that fills lanes badly is split into planes of narrower
+fields, ``w = hi * 2^k + lo``; each channel takes the split that needs the fewest words.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import combinations_with_replacement
+
+import numpy as np
+
+FIELD_BITS = (8, 5, 4, 3, 2, 1)
+"""Field widths the micro-kernels know; 6 and 7 fill a lane no better than 8."""
+
+MAX_BITS = 8
+
+
+def fields_per_word(bits: int) -> int:
+    """Weights in one 32-bit word of a plane of ``bits``-bit fields."""
+    return 2 * (16 // bits)
+
+
+def plane_words(bits: int, taps: int) -> int:
+    """Words of one plane over ``taps`` weights."""
+    return -(-taps // fields_per_word(bits))
+
+
+@cache
+def planes(bits: int, taps: int) -> tuple[int, ...]:
+    """Field widths, most significant first, that store ``taps`` weights of ``bits`` bits in the fewest words.
+
+    Fewer planes win a tie. No planes for width 0.
+
+    >>> planes(6, 64), planes(7, 9), planes(3, 9), planes(0, 9)
+    ((4, 2), (8,), (3,), ())
+    """
+    if bits == 0:
+        return ()
+    splits: list[tuple[int, ...]] = [
+        split for count in (1, 2, 3) for split in combinations_with_replacement(FIELD_BITS, count) if sum(split) == bits
+    ]
+    if bits in (6, 7):
+        splits.append((8,))  # a wider field holds a narrower value as well
+    return min(splits, key=lambda split: (sum(plane_words(b, taps) for b in split), len(split)))
+
+
+def channel_words(bits: int, taps: int) -> int:
+    """32-bit words of one channel of ``taps`` weights at width ``bits``."""
+    return sum(plane_words(b, taps) for b in planes(bits, taps))
+
+
+def stored_bits(bits: int, taps: int) -> int:
+    """The widest width that takes no more words and no more planes: channels of near widths then share one loop.
+
+    >>> stored_bits(4, 9), stored_bits(4, 64)
+    (5, 4)
+    """
+    cost = channel_words(bits, taps), len(planes(bits, taps))
+    return max(b for b in range(bits, MAX_BITS + 1) if (channel_words(b, taps), len(planes(b, taps))) == cost)
+
+
+def row_bytes(bits: int, taps: int) -> int:
+    """Bytes of the widened int16 activations that a channel's planes read, their padding included; a multiple of 4."""
+    stored = planes(stored_bits(bits, taps), taps)
+    covered = [plane_words(b, taps) * fields_per_word(b) for b in stored]
+    return 2 * max([taps + taps % 2, *covered])
+
+
+def lane_order(run: int, runs: int) -> np.ndarray:
+    """Which tap lies where in the widened row: ``runs`` runs of ``run`` neighbouring channels; int64 [run * runs].
+
+    SXTB16 widens bytes 0 and 2 of a word into one register and 1 and 3 into another, so each four go as (0, 2, 1, 3).
+    """
+    one = np.arange(run)
+    fours = run - run % 4
+    one[:fours] = one[:fours].reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
+    return (np.arange(runs)[:, None] * run + one).ravel()
+
+
+def width_of(weights: np.ndarray) -> np.ndarray:
+    """Bits each output channel's integers need: int64 [O] from int8 [O, ...]; 0 for a channel of zeros.
+
+    >>> width_of(np.array([[0, 0], [-1, 0], [1, -2], [127, 0]], dtype=np.int8))
+    array([0, 1, 2, 8])
+    """
+    flat = weights.reshape(len(weights), -1).astype(np.int64)
+    magnitude = np.where(flat < 0, ~flat, flat).max(axis=1, initial=0)
+    bits = 1 + np.ceil(np.log2(magnitude + 1)).astype(np.int64)
+    return np.where(np.any(flat, axis=1), bits, 0)

@@ -1,0 +1,151 @@
+"""The user's own Python: network, data, training script. Imported from their file, checked, never edited."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import atomic_path, sha256_bytes, sha256_file
+from sgsc_micro.project import Project
+
+SPLITS = ("train", "calibration", "test")
+
+
+@dataclass(frozen=True)
+class Split:
+    """inputs float32 [N, ...], labels int64 [N]."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+
+
+class UserCode:
+    """What sgsc.toml's [model] names. Every fault in it is a ``SgscError`` naming the file."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self._source = project.path(project.model.source)
+        self._checkpoint = project.path(project.model.checkpoint)
+
+    @property
+    def source_hash(self) -> str:
+        """Of every Python file beside sgsc.toml."""
+        files = sorted(self._project.folder.glob("*.py"))
+        return sha256_bytes("".join(map(sha256_file, files)).encode())
+
+    @property
+    def data_hash(self) -> str:
+        """Of every byte of every split."""
+        arrays = [array for split in self.data.values() for array in (split.inputs, split.labels)]
+        return sha256_bytes("".join(sha256_bytes(np.ascontiguousarray(array).tobytes()) for array in arrays).encode())
+
+    @cached_property
+    def data(self) -> dict[str, Split]:
+        """The three splits of ``data()``, checked."""
+        value = self._call("data")
+        splits = {}
+        for name in SPLITS:
+            part = getattr(value, name, None)
+            if part is None or not hasattr(part, "inputs") or not hasattr(part, "labels"):
+                raise SgscError(
+                    f"{self._source}: data() has no {name}",
+                    hint=f"return an object with {', '.join(SPLITS)}, each with inputs and labels",
+                )
+            splits[name] = self._checked(name, np.asarray(part.inputs), np.asarray(part.labels))
+        return splits
+
+    def network(self) -> torch.nn.Module:
+        """The untrained network."""
+        network = self._call("network")
+        if not isinstance(network, torch.nn.Module):
+            raise SgscError(
+                f"{self._source}: network() gives {type(network).__name__}", hint="return a torch.nn.Module"
+            )
+        return network
+
+    def trained_network(self) -> torch.nn.Module:
+        """The network with the checkpoint's weights, in eval mode."""
+        network = self.network()
+        try:
+            network.load_state_dict(torch.load(self._checkpoint, weights_only=True))
+        except Exception as error:  # torch.load raises what pickle, zipfile and torch like
+            raise SgscError(
+                f"{self._checkpoint}: does not fit network() of {self._source}: {error}",
+                hint="save network().state_dict() with torch.save, or remove the file to train again",
+            ) from error
+        for name, tensor in network.state_dict().items():
+            if not torch.isfinite(tensor).all():
+                raise SgscError(
+                    f"{self._checkpoint}: {name} holds NaN or infinite weights", hint="train the network again"
+                )
+        return network.eval()
+
+    def checkpoint(self, progress: Callable[[str], None]) -> Path:
+        """The checkpoint's path; trained by the project's script first where it is not there."""
+        if self._checkpoint.is_file():
+            return self._checkpoint
+        if self._project.model.train is None:
+            raise SgscError(
+                f"{self._checkpoint}: not found", hint="train the network, or name a script as train in [model]"
+            )
+        script = self._project.path(self._project.model.train)
+        with atomic_path(self._checkpoint) as temporary:
+            command = [sys.executable, script.name, str(temporary.resolve())]
+            with subprocess.Popen(
+                command, cwd=script.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            ) as process:
+                lines = []
+                for line in process.stdout or ():
+                    lines.append(line.rstrip())
+                    progress(lines[-1])
+            if process.returncode:
+                raise SgscError(f"{script}: failed with {process.returncode}:\n" + "\n".join(lines[-10:]))
+        return self._checkpoint
+
+    def _checked(self, name: str, inputs: np.ndarray, labels: np.ndarray) -> Split:
+        if len(inputs) == 0 or labels.shape != inputs.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise SgscError(
+                f"{self._source}: data().{name}: inputs {inputs.shape}, labels {labels.shape} {labels.dtype}",
+                hint="expected inputs [N, ...] and integer labels [N], N >= 1",
+            )
+        if not np.isfinite(inputs).all():
+            rows = np.flatnonzero(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1))
+            raise SgscError(
+                f"{self._source}: data().{name}: NaN or infinity in rows {rows[:5].tolist()}", hint="clean the data"
+            )
+        return Split(inputs.astype(np.float32), labels.astype(np.int64))
+
+    def _call(self, function: str) -> Any:
+        if not hasattr(self._module, function):
+            raise SgscError(f"{self._source}: has no {function}()", hint="docs/project.md says what it needs")
+        return getattr(self._module, function)()
+
+    @cached_property
+    def _module(self) -> ModuleType:
+        """The user's file as a module; files beside it can be imported by it."""
+        specification = importlib.util.spec_from_file_location(self._source.stem, self._source)
+        if specification is None or specification.loader is None:
+            raise SgscError(f"{self._source}: is not a Python file")
+        module = importlib.util.module_from_spec(specification)
+        sys.modules[self._source.stem] = module  # dataclasses look their module up
+        sys.path.insert(0, str(self._source.parent.resolve()))
+        try:
+            specification.loader.exec_module(module)
+        except Exception as error:
+            raise SgscError(
+                f"{self._source}: {type(error).__name__}: {error}", hint="the file must import cleanly"
+            ) from error
+        finally:
+            sys.path.pop(0)
+        return module

@@ -1,0 +1,50 @@
+"""What the frozen, compressed network does on data it was neither trained nor selected on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import tvm
+
+from sgsc_micro import reference
+from sgsc_micro.preserve import CaseSet, decisions, judge, upper_bound
+
+CONFIDENCE = 0.95
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """Flips on C and their bound; what is right on T; the hashes of both sets."""
+
+    calibration_hash: str
+    calibration_cases: int
+    calibration_flips: int
+    upper_bound: float
+    test_hash: str
+    test_cases: int
+    test_reference_right: int
+    test_compressed_right: int
+    test_flips: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON's types."""
+        return asdict(self)
+
+
+def assess(module: tvm.IRModule, calibration: CaseSet, test: CaseSet) -> Assessment:
+    """Exact integer inference over C and T, compared with the float reference. T is touched here and nowhere else."""
+    on_calibration = judge(calibration, reference.run(module, calibration.inputs))
+    outputs = reference.run(module, test.inputs)
+    flips = len(on_calibration.flips)
+    return Assessment(
+        calibration_hash=calibration.content_hash,
+        calibration_cases=len(calibration),
+        calibration_flips=flips,
+        upper_bound=upper_bound(flips, len(calibration), CONFIDENCE),
+        test_hash=test.content_hash,
+        test_cases=len(test),
+        test_reference_right=int((decisions(test.reference) == test.labels).sum()),
+        test_compressed_right=int((decisions(outputs) == test.labels).sum()),
+        test_flips=len(judge(test, outputs).flips),
+    )

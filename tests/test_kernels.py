@@ -1,0 +1,117 @@
+"""Packing, and the C library against the NumPy reference: on the host under sanitizers, and on both emulated cores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sgsc_micro import reference, storage
+from sgsc_micro.codegen import SANITIZERS, HostLibrary, stored_bytes, to_stored, write_library
+from sgsc_micro.device import connect
+from sgsc_micro.errors import SgscError
+from sgsc_micro.firmware import build_firmware
+from sgsc_micro.kernels.pack import pack_channel, planes
+from sgsc_micro.passes import optimise
+from sgsc_micro.targets import load_target
+from tests.graphs import GraphBuilder, random_graph
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+@given(st.integers(1, 8), st.integers(1, 80), st.integers(1, 4), SEEDS)
+def test_packed_words_hold_the_weights(bits: int, run: int, runs: int, seed: int) -> None:
+    """Unpacked field by field, as the header describes it, not as the packer does it."""
+    order = storage.lane_order(run, runs)
+    weights = np.random.default_rng(seed).integers(-(1 << bits >> 1), max(1 << bits >> 1, 1), run * runs)
+    found = np.zeros(run * runs, np.int64)
+    for plane, words in zip(planes(bits, run * runs), pack_channel(weights, bits, order), strict=True):
+        position = 0
+        for word in words.tolist():
+            for field in range(16 // plane.bits):
+                for lane in (0, 16):
+                    value = (word >> (lane + plane.bits * field)) & ((1 << plane.bits) - 1)
+                    if position < run * runs:
+                        found[order[position]] += value << plane.shift
+                    else:
+                        assert value == 0
+                    position += 1
+    assert np.array_equal(found - (1 << bits >> 1), weights)
+
+
+@pytest.mark.parametrize(
+    ("bits", "taps", "words"),
+    [(8, 64, 16), (7, 64, 14), (6, 64, 12), (5, 64, 10), (4, 64, 8), (3, 64, 6), (2, 64, 4), (1, 64, 2), (0, 64, 0),
+     (8, 9, 3), (5, 9, 2), (4, 9, 2), (3, 9, 1), (2, 9, 1), (1, 9, 1)],
+)  # fmt: skip
+def test_a_channel_takes_the_words_it_should(bits: int, taps: int, words: int) -> None:
+    assert storage.channel_words(bits, taps) == words
+
+
+def test_a_wider_channel_never_takes_fewer_words() -> None:
+    for taps in range(1, 200):
+        words = [storage.channel_words(bits, taps) for bits in range(9)]
+        assert words == sorted(words)
+
+
+def _check_on_host(seed: int, folder: Path, widths: list[int] | None = None) -> None:
+    module, x = random_graph(seed, widths)
+    manifest = write_library(optimise(module), folder, f"graph {seed}")
+    found = HostLibrary(folder, ("-O1", *SANITIZERS)).run(to_stored(manifest, x))
+    expected = reference.run_integers(module, x)
+    assert np.array_equal(found.reshape(expected.shape), expected)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_the_host_library_gives_the_references_bytes(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    _check_on_host(seed, tmp_path_factory.mktemp("graph"))
+
+
+@pytest.mark.slow
+@given(seed=SEEDS, widths=st.sampled_from([None, [0, 2], [8], [1, 7], [5, 6]]))
+@settings(max_examples=400, deadline=None)
+def test_many_more_graphs_on_the_host(
+    seed: int, widths: list[int] | None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _check_on_host(seed, tmp_path_factory.mktemp("graph"), widths)
+
+
+@pytest.mark.parametrize("target_name", ["qemu-m4", "stm32"])
+@pytest.mark.parametrize("seed", range(4))
+def test_an_emulated_core_gives_the_references_bytes(target_name: str, seed: int, tmp_path: Path) -> None:
+    module, x = random_graph(1000 + seed)
+    manifest = write_library(optimise(module), tmp_path / "library", f"graph {seed}")
+    target = load_target(target_name)
+    image = build_firmware(target, tmp_path / "library", tmp_path / "firmware")
+    expected = reference.run_integers(module, x).reshape(len(x), -1)
+    with connect(target, image) as device:
+        for case, row in enumerate(to_stored(manifest, x)):
+            assert np.frombuffer(device.run(case, row.tobytes()).output, np.int8).tolist() == expected[case].tolist()
+    assert image.sizes.weights == manifest["constant_bytes"] == stored_bytes(optimise(module))
+    assert image.sizes.arena == manifest["arena_bytes"]
+
+
+def test_the_same_network_gives_the_same_files(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        write_library(optimise(random_graph(3)[0]), tmp_path / folder, "graph")
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_an_accumulator_that_could_overflow_names_the_layer() -> None:
+    builder = GraphBuilder(np.random.default_rng(0))
+    builder._finish = lambda total, scales, taps: builder._quantize(total, float(scales.mean()) / 2**26, 0)  # type: ignore[method-assign]
+    module = builder.build((4, 4, 2), ["conv"], [8])
+    with pytest.raises(SgscError, match=r"conv2d_0: the accumulator of channel \d+ can reach"):
+        stored_bytes(optimise(module))
+
+
+def test_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:
+    module, x = random_graph(3)
+    manifest = write_library(optimise(module), tmp_path, "graph")
+    with pytest.raises(SgscError, match="the model takes"):
+        to_stored(manifest, x[..., :0])

@@ -1,0 +1,200 @@
+"""The preservation set: its hash, its file, the choice of cases, disjointness, the verdict and the bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from math import comb
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.preserve import CaseSet, check_disjoint, choose, judge, load, load_user_cases, save, upper_bound
+from sgsc_micro.preserve.selection import Candidates, by_k_center, by_margin, hybrid
+from sgsc_micro.project import Policy
+
+
+def make(count: int = 6, *, name: str = "case", seed: int = 0) -> CaseSet:
+    """Cases of 3 classes that the reference gets right."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    reference = random.normal(size=(count, 3)).astype(np.float32)
+    reference[np.arange(count), labels] = 5
+    inputs = random.normal(size=(count, 1, 2, 2)).astype(np.float32)
+    return CaseSet(np.array([f"{name}/{i}" for i in range(count)]), inputs, labels, reference, "margin")
+
+
+@pytest.mark.parametrize("field", ["ids", "inputs", "labels", "reference", "strategy"])
+def test_the_hash_changes_with_every_field(field: str) -> None:
+    cases = make()
+    if field == "strategy":
+        changed = replace(cases, strategy="k_center")
+    elif field == "ids":
+        changed = replace(cases, ids=np.array([*cases.ids[:-1], "other"]))
+    else:
+        values = getattr(cases, field).copy()
+        values.reshape(-1).view(np.uint8)[0] ^= 1  # one bit
+        changed = replace(cases, **{field: values})
+    assert changed.content_hash != cases.content_hash
+
+
+def test_the_hash_does_not_depend_on_memory_layout() -> None:
+    cases = make()
+    assert replace(cases, inputs=np.asfortranarray(cases.inputs)).content_hash == cases.content_hash
+
+
+def test_a_saved_set_comes_back_and_is_the_same_bytes_every_time(tmp_path: Path) -> None:
+    cases = make()
+    save(cases, tmp_path / "a.npz")
+    save(load(tmp_path / "a.npz"), tmp_path / "b.npz")
+    assert load(tmp_path / "b.npz").content_hash == cases.content_hash
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+
+
+def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "P.npz"
+    save(make(), path)
+    fields = dict(np.load(path))
+    fields["labels"][0] = 1
+    np.savez(path, **fields)
+    with pytest.raises(SgscError, match=r"P\.npz: content_hash"):
+        load(path)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "missing"])
+def test_a_broken_file_is_named(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "P.npz"
+    save(make(), path)
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:200])
+    elif damage == "text":
+        path.write_text("not an archive")
+    else:
+        path.unlink()
+    with pytest.raises(SgscError, match=r"P\.npz"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("inputs", np.zeros((0, 1, 2, 2)), "inputs: the set is empty"),
+        ("labels", np.zeros(5), "labels: shape"),
+        ("reference", np.zeros(6), "reference: shape"),
+        ("labels", np.array([0, 1, 2, 0, 1, 3]), r"labels: outside 0..2 in cases case/5"),
+        ("labels", np.array([-1, 1, 2, 0, 1, 2]), "case/0"),
+        ("inputs", np.full((6, 1, 2, 2), np.nan), "inputs: NaN"),
+        ("reference", np.full((6, 3), np.inf), "reference: NaN or infinity"),
+        ("ids", np.array(["a"] * 6), "ids: not unique: a"),
+    ],
+)
+def test_a_malformed_set_cannot_be_made(field: str, value: np.ndarray, message: str) -> None:
+    with pytest.raises(SgscError, match=message):
+        replace(make(), **{field: value})
+
+
+def test_a_users_own_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.npz"
+    wanted = make()
+    np.savez(path, inputs=wanted.inputs, labels=wanted.labels)
+    cases = load_user_cases(path, (1, 2, 2), lambda inputs: wanted.reference)
+    assert (cases.strategy, cases.ids[0], len(cases)) == ("user", "mine/0", 6)
+    with pytest.raises(SgscError, match=r"mine\.npz: inputs: shape"):
+        load_user_cases(path, (1, 3, 3), lambda inputs: wanted.reference)
+    np.savez(path, inputs=wanted.inputs)
+    with pytest.raises(SgscError, match="labels: missing"):
+        load_user_cases(path, (1, 2, 2), lambda inputs: wanted.reference)
+
+
+def test_strategies_on_points_of_a_line() -> None:
+    points = Candidates(np.array([3.0, 1.0, 2.0, 0.5]), np.array([[0.0], [1.0], [2.0], [10.0]]))
+    assert list(by_margin(points)) == [3, 1, 2, 0]
+    assert list(by_k_center(points)) == [2, 3, 0, 1]  # nearest the mean 3.25; farthest; farthest from both; the rest
+    assert list(hybrid(points)) == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("strategy", ["margin", "k_center", "hybrid"])
+def test_the_choice_is_balanced_distinct_and_right_in_the_reference(strategy: str) -> None:
+    pool = make(30)
+    reference = pool.reference.copy()
+    reference[4] = (0, -5, 0)  # the reference is wrong: this case preserves nothing
+    chosen = choose(pool.inputs, pool.labels, reference, 12, strategy)
+    assert np.bincount(chosen.labels).tolist() == [4, 4, 4]
+    assert "train/4" not in chosen.ids
+    assert (chosen.reference.argmax(1) == chosen.labels).all()
+    assert chosen.content_hash == choose(pool.inputs, pool.labels, reference, 12, strategy).content_hash
+
+
+def test_margin_takes_the_narrowest_of_each_class() -> None:
+    reference = np.array([[1, 0], [9, 0], [0, 2], [0, 8]], dtype=np.float32)
+    inputs = np.arange(4, dtype=np.float32)[:, None]
+    assert choose(inputs, np.array([0, 0, 1, 1]), reference, 2, "margin").ids.tolist() == ["train/0", "train/2"]
+
+
+def test_an_impossible_choice_is_refused() -> None:
+    pool = make(6)
+    with pytest.raises(SgscError, match="no strategy 'marjin'"):
+        choose(pool.inputs, pool.labels, pool.reference, 3, "marjin")
+    with pytest.raises(SgscError, match="gets 6 of 6"):
+        choose(pool.inputs, pool.labels, pool.reference, 7)
+
+
+def test_overlap_is_an_error_that_names_both_cases() -> None:
+    preserve, calibration, test, train = (make(9, name=name, seed=seed) for seed, name in enumerate("pcts"))
+    check_disjoint(preserve, calibration, test, train)
+    for noise in (0.0, 0.01):  # the same case, and nearly the same
+        inputs = calibration.inputs.copy()
+        inputs[7] = preserve.inputs[2] + noise
+        with pytest.raises(SgscError, match="P overlaps C in 1 cases: p/2 = c/7"):
+            check_disjoint(preserve, replace(calibration, inputs=inputs), test, train)
+        with pytest.raises(SgscError, match="T overlaps train in 9 cases"):
+            check_disjoint(preserve, calibration, test, replace(train, inputs=test.inputs + noise))
+    check_disjoint(train, calibration, test, train)  # P may come from the training side
+
+
+def test_a_negative_flip_needs_a_right_reference_and_a_wrong_candidate() -> None:
+    cases = make(6)
+    reference = cases.reference.copy()
+    reference[1] = (9, 0, 0)  # wrong from the start
+    cases = replace(cases, reference=reference)
+    outputs = reference.copy()
+    outputs[1] = (0, 0, 9)  # still wrong: no flip
+    outputs[4] = (9, 0, 0)
+    verdict = judge(cases, outputs)
+    assert verdict.flips == ("case/4",) and not verdict.passed
+    assert verdict.margins[4] == -9
+    assert judge(cases, outputs, Policy(max_flips=1)).passed
+
+
+def test_the_lowest_index_wins_a_tie() -> None:
+    cases = CaseSet(np.array(["a", "b"]), np.zeros((2, 1)), np.array([0, 1]), np.eye(2), "user")
+    assert judge(cases, np.ones((2, 2), dtype=np.float32)).flips == ("b",)
+
+
+def test_divergence_is_asked_only_by_a_policy() -> None:
+    cases = make()
+    outputs = cases.reference.copy()
+    outputs[3, 1] += 0.5
+    assert judge(cases, outputs).passed
+    verdict = judge(cases, outputs, Policy(max_divergence=0.4))
+    assert verdict.diverged == ("case/3",) and not verdict.passed
+
+
+def test_outputs_that_are_not_numbers_are_refused() -> None:
+    cases = make()
+    outputs = cases.reference.copy()
+    outputs[2, 0] = np.nan
+    with pytest.raises(SgscError, match="case/2"):
+        judge(cases, outputs)
+
+
+def test_the_bound_is_clopper_pearson() -> None:
+    assert upper_bound(0, 400) == pytest.approx(1 - 0.05 ** (1 / 400))
+    assert upper_bound(5, 5) == 1
+    for flips, n in ((1, 30), (7, 100)):  # by definition: so few flips have probability 5 % at the bound
+        rate = upper_bound(flips, n)
+        chance = sum(comb(n, k) * rate**k * (1 - rate) ** (n - k) for k in range(flips + 1))
+        assert chance == pytest.approx(0.05)
+    with pytest.raises(SgscError, match="3 flips in 2 cases"):
+        upper_bound(3, 2)
