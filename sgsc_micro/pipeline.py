@@ -90,17 +90,26 @@ class Build:
 
         from sgsc_micro.compress import check_supported
 
-        torch.set_num_threads(THREADS)
-        example = torch.from_numpy(self._user.data["train"].inputs[:1])
-        check_supported(torch.export.export(self._user.network().eval(), (example,)))
-        checkpoint = self._user.checkpoint(lambda line: self.progress("reference", {"note": line}))
+        def export(network: torch.nn.Module) -> torch.export.ExportedProgram:
+            program = torch.export.export(network, (torch.from_numpy(self._user.data["train"].inputs[:1]),))
+            check_supported(program)
+            return program
 
         def work(folder: Path) -> None:
-            network = self._user.trained_network()
-            torch.export.save(torch.export.export(network, (example,)), folder / "network.pt2")
+            torch.export.save(export(self._user.trained_network()), folder / "network.pt2")
 
-        inputs = {"source": self._user.source_hash, "checkpoint": sha256_file(checkpoint), "torch": torch.__version__}
-        return run_stage(self.shared / "reference", inputs | {"data": self._user.data_hash}, work)
+        torch.set_num_threads(THREADS)
+        if not self._user.checkpoint.is_file():
+            export(self._user.network().eval())
+            self._user.train(lambda line: self.progress("reference", {"note": line}))
+        inputs = {
+            "source": self._user.source_hash,
+            "checkpoint": sha256_file(self._user.checkpoint),
+            "data": self._user.data_hash,
+            "torch": torch.__version__,
+            "code": code_hash("compress/graph.py"),
+        }
+        return run_stage(self.shared / "reference", inputs, work)
 
     def _preserve(self) -> bool:
         """P out of the training side, C and T, all with the reference's outputs, none overlapping another."""
@@ -368,11 +377,9 @@ def write_build_report(folder: Path) -> Path:
 
 def read_network(folder: Path) -> tvm.IRModule:
     """The compressed network that a stage left in ``folder``, as Relax QDQ."""
-    import torch
+    from sgsc_micro.importers import from_torch, load_torch
 
-    from sgsc_micro.importers import from_torch
-
-    return from_torch(torch.export.load(folder / "network.pt2"))
+    return from_torch(load_torch(folder / "network.pt2"))
 
 
 def _ids(split: str, labels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -36,7 +35,7 @@ class UserCode:
     def __init__(self, project: Project) -> None:
         self._project = project
         self._source = project.path(project.model.source)
-        self._checkpoint = project.path(project.model.checkpoint)
+        self.checkpoint = project.path(project.model.checkpoint)
 
     @property
     def source_hash(self) -> str:
@@ -78,29 +77,30 @@ class UserCode:
         """The network with the checkpoint's weights, in eval mode."""
         network = self.network()
         try:
-            network.load_state_dict(torch.load(self._checkpoint, weights_only=True))
+            network.load_state_dict(torch.load(self.checkpoint, weights_only=True))
         except Exception as error:  # torch.load raises what pickle, zipfile and torch like
             raise SgscError(
-                f"{self._checkpoint}: does not fit network() of {self._source}: {error}",
+                f"{self.checkpoint}: does not fit network() of {self._source}: {error}",
                 hint="save network().state_dict() with torch.save, or remove the file to train again",
             ) from error
         for name, tensor in network.state_dict().items():
             if not torch.isfinite(tensor).all():
                 raise SgscError(
-                    f"{self._checkpoint}: {name} holds NaN or infinite weights", hint="train the network again"
+                    f"{self.checkpoint}: {name} holds NaN or infinite weights", hint="train the network again"
                 )
         return network.eval()
 
-    def checkpoint(self, progress: Callable[[str], None]) -> Path:
-        """The checkpoint's path; trained by the project's script first where it is not there."""
-        if self._checkpoint.is_file():
-            return self._checkpoint
+    def train(self, progress: Callable[[str], None]) -> None:
+        """Have the project's script write the checkpoint; ``progress`` gets its lines.
+
+        Errors: ``SgscError`` where no script is named, or with the last lines of one that failed.
+        """
         if self._project.model.train is None:
             raise SgscError(
-                f"{self._checkpoint}: not found", hint="train the network, or name a script as train in [model]"
+                f"{self.checkpoint}: not found", hint="train the network, or name a script as train in [model]"
             )
         script = self._project.path(self._project.model.train)
-        with atomic_path(self._checkpoint) as temporary:
+        with atomic_path(self.checkpoint) as temporary:
             command = [sys.executable, script.name, str(temporary.resolve())]
             with subprocess.Popen(
                 command, cwd=script.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -111,7 +111,6 @@ class UserCode:
                     progress(lines[-1])
             if process.returncode:
                 raise SgscError(f"{script}: failed with {process.returncode}:\n" + "\n".join(lines[-10:]))
-        return self._checkpoint
 
     def _checked(self, name: str, inputs: np.ndarray, labels: np.ndarray) -> Split:
         if len(inputs) == 0 or labels.shape != inputs.shape[:1] or not np.issubdtype(labels.dtype, np.integer):

@@ -7,6 +7,6 @@ itself. Images are NHWC, kernels OHWI, dense weights ``[out, in]`` behind a ``pe
 turns the user's own input layout into NHWC, before the first ``quantize``.
 """
 
-from sgsc_micro.importers.torch import from_torch
+from sgsc_micro.importers.torch import from_torch, load_torch
 
-__all__ = ["from_torch"]
+__all__ = ["from_torch", "load_torch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,19 @@ from sgsc_micro.importers.channels_last import to_channels_last
 
 if TYPE_CHECKING:
     import torch
+
+
+def load_torch(path: Path) -> torch.export.ExportedProgram:
+    """A quantised program as ``torch.export.save`` wrote it. Errors: ``SgscError`` naming the file."""
+    import torch
+    import torch.ao.quantization.fx._decomposed  # registers the operators that the file names
+
+    try:
+        return torch.export.load(path)
+    except Exception as error:  # torch raises what zipfile, pickle and its own deserialiser like
+        raise SgscError(
+            f"{path}: cannot be read as an exported program: {error}", hint="build the project again"
+        ) from error
 
 
 def from_torch(program: torch.export.ExportedProgram) -> tvm.IRModule:

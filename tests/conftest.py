@@ -1,0 +1,33 @@
+"""What several test files share: one real build of the digits example, and small projects to break."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sgsc_micro.cli import main
+from sgsc_micro.project import example_dir
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def sgsc(*arguments: str | Path, cwd: Path = ROOT) -> Result:
+    """Run the command line as a user does, in this process: torch and TVM are loaded once."""
+    with contextlib.chdir(cwd):
+        return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a copy of the digits project and ``build/``, where it was built for both targets, really."""
+    folder = tmp_path_factory.mktemp("digits")
+    shutil.copytree(example_dir("digits"), folder / "project", ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
+    for target in ("qemu-m4", "stm32"):
+        built = sgsc("build", "--project", folder / "project", "--target", target, "--output", folder / "build")
+        assert built.exit_code == 0, built.output
+        (folder / f"{target}.txt").write_text(built.stdout, encoding="utf-8")
+    return folder
