@@ -23,7 +23,9 @@ from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate
 from sgsc_micro.targets import load_target
 
-console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+WIDTH_IN_A_FILE = 140
+
+console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)
 
 
 def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:

@@ -96,9 +96,7 @@ class UserCode:
         Errors: ``SgscError`` where no script is named, or with the last lines of one that failed.
         """
         if self._project.model.train is None:
-            raise SgscError(
-                f"{self.checkpoint}: not found", hint="train the network, or name a script as train in [model]"
-            )
+            raise SgscError(f"{self.checkpoint}: not found", hint="train it, or name a script as train in [model]")
         script = self._project.path(self._project.model.train)
         with atomic_path(self.checkpoint) as temporary:
             command = [sys.executable, script.name, str(temporary.resolve())]

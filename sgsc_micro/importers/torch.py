@@ -26,9 +26,7 @@ def load_torch(path: Path) -> torch.export.ExportedProgram:
     try:
         return torch.export.load(path)
     except Exception as error:  # torch raises what zipfile, pickle and its own deserialiser like
-        raise SgscError(
-            f"{path}: cannot be read as an exported program: {error}", hint="build the project again"
-        ) from error
+        raise SgscError(f"{path}: not an exported program: {error}", hint="build the project again") from error
 
 
 def from_torch(program: torch.export.ExportedProgram) -> tvm.IRModule:
