@@ -59,7 +59,7 @@ def measure(project: Project, method: str, root: Path) -> list[dict[str, Any]]:
 def table(rows: list[dict[str, Any]]) -> str:
     """Markdown, ratios to the same network at 8 bits on the same target."""
     lines = [
-        "| digits, target | constants | flash | RAM | instructions | T right (reference) | flips on P | bound | undone |",
+        "| method, target | constants | flash | RAM | instructions | T right (float) | flips on P | bound | undone |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     base = {row["target"]: row for row in rows if row["method"] == "8 bits"}

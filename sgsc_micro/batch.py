@@ -11,8 +11,8 @@ from sgsc_micro.device import connect
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import atomic_path
 from sgsc_micro.firmware import read_image
-from sgsc_micro.pipeline import check_whole
 from sgsc_micro.targets import Target
+from sgsc_micro.verification import check_whole
 from sgsc_micro.verify import replay_on_device, replay_on_host
 
 

@@ -17,11 +17,12 @@ from rich.table import Table
 
 from sgsc_micro import __version__
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir
-from sgsc_micro.pipeline import STAGES, Build, Verification, write_build_report
+from sgsc_micro.files import data_dir, locked
+from sgsc_micro.pipeline import STAGES, Build
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate
 from sgsc_micro.targets import load_target
+from sgsc_micro.verification import Verification, write_build_report
 
 WIDTH_IN_A_FILE = 140
 
@@ -36,12 +37,20 @@ def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
         except SgscError as error:
-            click.secho(f"error: {error.message}", fg="red", err=True)
-            if error.hint:
-                click.echo(f"  try: {error.hint}", err=True)
-            sys.exit(1)
+            _complain(error.message, error.hint)
+        except OSError as error:  # a disk that is full, a folder that may not be written
+            _complain(str(error), "check the path, its permissions and the space on its disk")
+        except KeyboardInterrupt:
+            _complain("interrupted", "the same command again goes on where it was")
 
     return wrapped
+
+
+def _complain(message: str, hint: str) -> None:
+    click.secho(f"error: {message}", fg="red", err=True)
+    if hint:
+        click.echo(f"  try: {hint}", err=True)
+    sys.exit(1)
 
 
 _BUILD_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
@@ -78,7 +87,8 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
     project = load_project(_project_folder(folder))
     with Screen(console, STAGES[: STAGES.index(until) + 1]) as screen:
         result = Build(project, target, target_name, output, screen.update)
-        certificate = result.run(until, port)
+        with locked(result.shared), locked(result.folder):
+            certificate = result.run(until, port)
     if certificate:
         show_certificate(console, certificate, result.folder)
         sys.exit(certificate["verdict"] != "passed")
@@ -91,7 +101,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
 @_reports_errors
 def verify(folder: Path, target_name: str, port: str | None) -> None:
     """Replay the preservation set of the build in FOLDER and write its certificate anew."""
-    with Screen(console, ("verify", "report")) as screen:
+    with locked(folder), Screen(console, ("verify", "report")) as screen:
         certificate = Verification(folder, load_target(target_name), screen.update).run(port)
         write_build_report(folder)
     show_certificate(console, certificate, folder)

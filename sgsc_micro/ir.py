@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import tvm_ffi
 from tvm import relax
 from tvm.ir import Constant
+
+from sgsc_micro.errors import SgscError
+
+tvm_ffi.register_error("SgscError", SgscError)  # raised inside a TVM pass, it comes out as itself
 
 
 def shape_of(expression: relax.Expr) -> tuple[int, ...]:

@@ -100,7 +100,10 @@ def load_project(folder: Path) -> Project:
             f"{path}: not found",
             hint="`sgsc init` writes a project to start from; it needs a name, and [model] with source and checkpoint",
         )
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise SgscError(f"{path}: not UTF-8: {error}") from error
     try:
         project = Project.model_validate({**tomllib.loads(text), "folder": folder})
     except tomllib.TOMLDecodeError as error:

@@ -37,15 +37,17 @@ def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[Path], None]
 
 
 def altered_files(folder: Path) -> list[str]:
-    """Files of a finished stage that are missing, or not as the stage wrote them; its record where there is none."""
+    """Files of a finished stage that are missing, added or altered; its record where that is not whole."""
     outputs = _read(folder / RECORD).get("outputs")
-    if outputs is None:
+    if not isinstance(outputs, dict):
         return [RECORD]
-    return [
-        name
-        for name, digest in outputs.items()
-        if not (folder / name).is_file() or sha256_file(folder / name) != digest
-    ]
+    found = {path.relative_to(folder).as_posix(): sha256_file(path) for path in _files(folder)}
+    return sorted(name for name in {*outputs, *found} if outputs.get(name) != found.get(name))
+
+
+def record_hash(folder: Path) -> str:
+    """What a finished stage is known by: its record holds the hashes of all that went in and came out."""
+    return sha256_file(folder / RECORD)
 
 
 def code_hash(*rooms: str) -> str:
@@ -70,7 +72,7 @@ def _files(folder: Path) -> list[Path]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
-    return record
+    return record if isinstance(record, dict) else {}

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import atomic_path, sha256_bytes, sha256_file
+from sgsc_micro.files import atomic_path, sha256_bytes
 from sgsc_micro.project import Project
 
 SPLITS = ("train", "calibration", "test")
@@ -37,17 +37,12 @@ class UserCode:
         self._source = project.path(project.model.source)
         self.checkpoint = project.path(project.model.checkpoint)
 
-    @property
-    def source_hash(self) -> str:
-        """Of every Python file beside sgsc.toml."""
-        files = sorted(self._project.folder.glob("*.py"))
-        return sha256_bytes("".join(map(sha256_file, files)).encode())
-
-    @property
+    @cached_property
     def data_hash(self) -> str:
-        """Of every byte of every split."""
+        """Of every byte, shape and type of every split."""
         arrays = [array for split in self.data.values() for array in (split.inputs, split.labels)]
-        return sha256_bytes("".join(sha256_bytes(np.ascontiguousarray(array).tobytes()) for array in arrays).encode())
+        digests = (f"{array.dtype} {array.shape} {sha256_bytes(array.tobytes())}" for array in arrays)
+        return sha256_bytes(" ".join(digests).encode())
 
     @cached_property
     def data(self) -> dict[str, Split]:
@@ -62,6 +57,11 @@ class UserCode:
                     hint=f"return an object with {', '.join(SPLITS)}, each with inputs and labels",
                 )
             splits[name] = self._checked(name, np.asarray(part.inputs), np.asarray(part.labels))
+        shapes = {name: split.inputs.shape[1:] for name, split in splits.items()}
+        if len(set(shapes.values())) > 1:
+            raise SgscError(
+                f"{self._source}: data(): inputs of different shapes: {shapes}", hint="give all splits one shape"
+            )
         return splits
 
     def network(self) -> torch.nn.Module:
@@ -90,6 +90,18 @@ class UserCode:
                 )
         return network.eval()
 
+    def export(self, network: torch.nn.Module) -> torch.export.ExportedProgram:
+        """The network for one input, as torch.export gives it. Errors: ``SgscError`` with torch's reason."""
+        example = torch.from_numpy(self.data["train"].inputs[:1])
+        try:
+            return torch.export.export(network, (example,))
+        except Exception as error:  # torch.export raises whatever the network's own code or its tracing raises
+            reason = str(error).strip().splitlines()[0]
+            raise SgscError(
+                f"{self._source}: network() cannot be exported for inputs {tuple(example.shape)}: {reason}",
+                hint="it must run on data()'s inputs, and its control flow must not depend on values",
+            ) from error
+
     def train(self, progress: Callable[[str], None]) -> None:
         """Have the project's script write the checkpoint; ``progress`` gets its lines.
 
@@ -109,12 +121,16 @@ class UserCode:
                     progress(lines[-1])
             if process.returncode:
                 raise SgscError(f"{script}: failed with {process.returncode}:\n" + "\n".join(lines[-10:]))
+            if not temporary.is_file():
+                raise SgscError(f"{script}: wrote no checkpoint", hint="it must write to the path it is given")
 
     def _checked(self, name: str, inputs: np.ndarray, labels: np.ndarray) -> Split:
-        if len(inputs) == 0 or labels.shape != inputs.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+        numeric = np.issubdtype(inputs.dtype, np.number) and np.issubdtype(labels.dtype, np.integer)
+        if inputs.ndim < 2 or len(inputs) == 0 or labels.shape != inputs.shape[:1] or not numeric:
             raise SgscError(
-                f"{self._source}: data().{name}: inputs {inputs.shape}, labels {labels.shape} {labels.dtype}",
-                hint="expected inputs [N, ...] and integer labels [N], N >= 1",
+                f"{self._source}: data().{name}: inputs {inputs.shape} {inputs.dtype}, "
+                f"labels {labels.shape} {labels.dtype}",
+                hint="expected numbers [N, ...] and integer labels [N], N >= 1",
             )
         if not np.isfinite(inputs).all():
             rows = np.flatnonzero(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1))
@@ -126,7 +142,12 @@ class UserCode:
     def _call(self, function: str) -> Any:
         if not hasattr(self._module, function):
             raise SgscError(f"{self._source}: has no {function}()", hint="docs/project.md says what it needs")
-        return getattr(self._module, function)()
+        try:
+            return getattr(self._module, function)()
+        except (Exception, SystemExit) as error:
+            raise SgscError(
+                f"{self._source}: {function}() failed: {type(error).__name__}: {error}", hint="it must run by itself"
+            ) from error
 
     @cached_property
     def _module(self) -> ModuleType:
@@ -139,9 +160,9 @@ class UserCode:
         sys.path.insert(0, str(self._source.parent.resolve()))
         try:
             specification.loader.exec_module(module)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise SgscError(
-                f"{self._source}: {type(error).__name__}: {error}", hint="the file must import cleanly"
+                f"{self._source}: {type(error).__name__}: {error}", hint="it must import cleanly"
             ) from error
         finally:
             sys.path.pop(0)

@@ -56,6 +56,16 @@ class GraphBuilder:
         total = self.builder.emit(relax.op.add(self._dequantize(image), self._dequantize(other)))
         return self._quantize(self._activation(total), float(self.rng.uniform(0.02, 0.2)), self._zero_point())
 
+    def twice(self, image: Image) -> Image:
+        """``add(image, image)``."""
+        total = self.builder.emit(relax.op.add(self._dequantize(image), self._dequantize(image)))
+        return self._quantize(self._activation(total), image[1] * float(self.rng.uniform(0.5, 2.5)), self._zero_point())
+
+    def requantize(self, image: Image) -> Image:
+        """From one scale and zero point to another."""
+        real = self._activation(self._dequantize(image))
+        return self._quantize(real, image[1] * float(self.rng.uniform(0.3, 3.0)), self._zero_point())
+
     def max_pool(self, image: Image) -> Image:
         """Max pooling, padded or not."""
         q, scale, zero_point = image
@@ -155,7 +165,7 @@ class GraphBuilder:
 def random_graph(seed: int, widths: list[int] | None = None) -> tuple[tvm.IRModule, np.ndarray]:
     """A module drawn from ``seed`` and float32 inputs [3, C, H, W] for it."""
     rng = np.random.default_rng(seed)
-    kinds = ["conv", "depthwise", "grouped", "residual", "max_pool", "avg_pool"]
+    kinds = ["conv", "depthwise", "grouped", "residual", "twice", "requantize", "max_pool", "avg_pool"]
     body = [str(kind) for kind in rng.choice(kinds, int(rng.integers(1, 6)))]
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 6)))
     module = GraphBuilder(rng).build(shape, body, widths or list(range(9)))

@@ -16,6 +16,7 @@ import torch
 from click.testing import Result
 
 from sgsc_micro.cli import _project_folder
+from sgsc_micro.files import locked
 from sgsc_micro.project import example_dir, line_of
 from sgsc_micro.targets import load_target
 from tests.conftest import ROOT, sgsc
@@ -39,6 +40,9 @@ def data():
 def network():
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(64, 3))
 """
+
+RESULT = "    return SimpleNamespace(train"
+"""The line of data() that gives the splits."""
 
 TRAIN = """
 import sys
@@ -183,6 +187,64 @@ def test_a_layer_that_cannot_be_lowered_is_named_before_anything_is_trained(untr
     assert not (project / "tiny.pt").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("    rng = ", "    raise RuntimeError('no data today')\n    rng = ", ("data() failed", "no data today")),
+        ("    return nn.", "    sys.exit(3)\n    return nn.", ("network() failed",)),
+        ("    return nn.", "    return 5\n    return nn.", ("network() gives int",)),
+        ("nn.Linear(64, 3)", "nn.Linear(65, 3)", ("cannot be exported for inputs (1, 1, 4, 4)",)),
+        (RESULT, f"    parts[1].inputs = inputs[:60, :, :3]\n{RESULT}", ("different shapes",)),
+        (RESULT, f"    parts[1].inputs = np.array(['a'] * 60)\n{RESULT}", ("data().calibration", "numbers [N, ...]")),
+        (RESULT, f"    parts[1] = None\n{RESULT}", ("data() has no calibration",)),
+        ("import torch", "import torch\nimport nothing_of_this_name", ("nothing_of_this_name", "import cleanly")),
+    ],
+)  # fmt: skip
+def test_a_users_file_that_fails_is_named(untrained: Path, old: str, new: str, words: tuple[str, ...]) -> None:
+    _edit(untrained / "tiny.py", old, new)
+    if "sys." in new:
+        _edit(untrained / "tiny.py", "import numpy", "import sys\nimport numpy")
+    _fails(_build(untrained), "tiny.py", *words)
+    assert not (untrained / "tiny.pt").exists()
+
+
+def test_a_training_script_that_writes_nothing_is_named(untrained: Path) -> None:
+    (untrained / "train.py").write_text("")
+    _fails(_build(untrained), "train.py", "wrote no checkpoint")
+
+
+def test_a_changed_network_is_never_taken_for_the_old_one(project: Path) -> None:
+    """The same weights, another network, in a file that the project file does not name."""
+    (project / "parts").mkdir()
+    (project / "parts" / "activation.py").write_text("from torch.nn import ReLU as Activation\n")
+    _edit(project / "tiny.py", "from torch import nn", "from torch import nn\nfrom parts.activation import Activation")
+    _edit(project / "tiny.py", "nn.ReLU()", "Activation()")
+    assert _build(project, "--until", "reference").exit_code == 0
+    first = (project / "build" / "tiny" / "reference" / "stage.json").read_bytes()
+    (project / "parts" / "activation.py").write_text("from torch.nn import ReLU6 as Activation\n")
+    sys.modules.pop("parts.activation")
+    assert _build(project, "--until", "reference").exit_code == 0
+    assert (project / "build" / "tiny" / "reference" / "stage.json").read_bytes() != first
+
+
+def test_a_certificate_never_lies_beside_a_newer_library(project: Path) -> None:
+    assert _build(project).exit_code == 0
+    _edit(project / "sgsc.toml", "steps = 2", "steps = 1")
+    assert _build(project, "--until", "library").exit_code == 0
+    assert not (project / "build" / "tiny-host" / "certificate.json").exists()
+    assert not (project / "build" / "tiny-host" / "report.html").exists()
+
+
+def test_two_builds_at_once_in_one_folder_are_refused(project: Path) -> None:
+    with locked(project / "build" / "tiny"):
+        _fails(_build(project), "another sgsc is at work here")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(project: Path) -> None:
+    (project / "file").write_text("")
+    _fails(sgsc("build", "--project", project, "--target", "host", "--output", project / "file"), "file")
+
+
 def test_sets_that_overlap_are_refused_with_their_cases(project: Path) -> None:
     _edit(project / "tiny.py", "for at in (0, 60, 120)", "for at in (0, 60, 0)")
     _fails(_build(project), "test/", "train/")
@@ -224,6 +286,7 @@ def test_nan_weights_and_nan_data_are_named(project: Path) -> None:
     weights["3.bias"][0] = torch.nan
     torch.save(weights, project / "tiny.pt")
     _fails(_build(project), "tiny.pt", "3.bias", "NaN")
+    (project / "tiny.pt").unlink()
     _edit(project / "tiny.py", "    parts = ", "    inputs[7] = np.nan\n    parts = ")
     _fails(_build(project), "data().train", "NaN", "7")
 

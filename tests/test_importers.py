@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -79,6 +82,51 @@ def test_an_imported_network_is_within_rounding_of_torchs(
     manifest = write_library(optimise(module), folder, "imported")
     outputs = from_stored(manifest, HostLibrary(folder).run(to_stored(manifest, x.numpy())))
     assert np.array_equal(outputs, found)
+
+
+def _int8(x: torch.Tensor, scale: float = 0.05, zero_point: int = 0) -> torch.Tensor:
+    return QuantisedNet._int8(x, scale, zero_point)
+
+
+class _Bare(nn.Module):
+    """A network given as a function of its input and of 4x4 identity weights."""
+
+    def __init__(self, body: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.body = body
+        self.register_buffer("q", 8 * torch.eye(4, dtype=torch.int8))
+        self.register_buffer("s", torch.full((4,), 0.125))
+        self.register_buffer("z", torch.zeros(4, dtype=torch.int64))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        weights = quantized.dequantize_per_channel(self.q, self.s, self.z, 0, -128, 127, torch.int8)
+        return self.body(_int8(x), weights)
+
+
+def _same(body: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], shape: tuple[int, ...]) -> None:
+    """Where nothing is rounded twice, torch and the reference agree to the last bit."""
+    x = torch.linspace(-3, 3, 2 * math.prod(shape)).reshape(2, *shape)
+    network = _Bare(body)
+    module = from_torch(torch.export.export(network, (x[:1],)))
+    assert np.allclose(reference.run(module, x.numpy()), network(x).numpy(), atol=1e-6)
+
+
+def test_features_in_different_orders_are_not_added_up() -> None:
+    def mixed(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        flat = torch.flatten(x, 1)  # [N, 4] of [N, 2, 1, 2]
+        return _int8(flat + _int8(F.linear(flat, weights)))
+
+    with pytest.raises(SgscError, match="features in different orders"):
+        from_torch(torch.export.export(_Bare(mixed), (torch.zeros(1, 2, 1, 2),)))
+
+
+@pytest.mark.parametrize("shape", [(4, 1, 1), (2, 2), (4,)])
+def test_inputs_of_any_rank_become_features(shape: tuple[int, ...]) -> None:
+    _same(lambda x, weights: _int8(F.linear(torch.flatten(x, 1), weights), 0.05, 3), shape)
+
+
+def test_a_network_may_end_in_a_global_pooling_that_is_flattened() -> None:
+    _same(lambda x, _: torch.flatten(_int8(F.adaptive_avg_pool2d(x, 1), 0.05), 1), (3, 1, 1))
 
 
 def test_an_operator_without_a_meaning_is_named() -> None:

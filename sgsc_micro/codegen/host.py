@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ import numpy as np
 
 from sgsc_micro.codegen.library import SOURCES, host_main
 from sgsc_micro.errors import SgscError
+from sgsc_micro.files import read_json
 
 WARNINGS = ("-std=c11", "-Wall", "-Wextra", "-Wconversion", "-Werror")
 SANITIZERS = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-g")
@@ -21,11 +21,7 @@ _TIMEOUT_SECONDS = 600
 
 def read_manifest(library: Path) -> dict[str, Any]:
     """The manifest of a library folder. Errors: ``SgscError`` where there is none."""
-    path = library / "manifest.json"
-    try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        raise SgscError(f"{path}: {error}", hint="build the project again") from error
+    manifest: dict[str, Any] = read_json(library / "manifest.json")
     return manifest
 
 

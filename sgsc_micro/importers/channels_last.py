@@ -71,8 +71,7 @@ class _Rewriter:
     def _bind(self, var: relax.Var, value: relax.Expr) -> None:
         if isinstance(value, relax.Var):
             self.new[var] = self.new[value]
-            if value in self.order:
-                self.order[var] = self.order[value]
+            self._keep_order(var, value)
             return
         if not isinstance(value, relax.Call):
             raise SgscError(f"importer: cannot take {type(value).__name__} bound to {var.name_hint}")
@@ -85,11 +84,16 @@ class _Rewriter:
         self.new[var] = rewrite(var, value)
 
     def _keep_order(self, var: relax.Var, *sources: relax.Var) -> None:
-        for source in sources:
-            if source in self.order:
-                self.order[var] = self.order[source]
-            if source in self.flattened:
-                self.flattened.add(var)
+        """The features of ``var`` are in the order of its sources', which must agree."""
+        orders = [self.order.get(source) for source in sources]
+        if any(not _same_order(orders[0], order) for order in orders):
+            raise SgscError(
+                "importer: sum of features in different orders", hint="add the images before they are flattened"
+            )
+        if orders[0] is not None:
+            self.order[var] = orders[0]
+        if any(source in self.flattened for source in sources):
+            self.flattened.add(var)
 
     def _weights(self, expression: relax.Expr) -> tuple[np.ndarray, relax.Call]:
         """The integer constant behind ``dequantize`` (and ``reshape`` or ``permute_dims``), and the dequantize call."""
@@ -144,10 +148,11 @@ class _Rewriter:
 
     def _add(self, var: relax.Var, call: relax.Call) -> relax.Var:
         a, b = call.args
-        self._keep_order(var, a, b)
         if a in self.new and b in self.new:
+            self._keep_order(var, a, b)
             return self._emit(relax.op.add(self.new[a], self.new[b]))
         activation, bias = (a, b) if a in self.new else (b, a)
+        self._keep_order(var, activation)
         return self._emit(relax.op.add(self.new[activation], self._dequantized(*self._weights(bias))))
 
     def _conv2d(self, var: relax.Var, call: relax.Call) -> relax.Var:
@@ -194,14 +199,15 @@ class _Rewriter:
         self._keep_order(var, call.args[0])
         if len(shape_of(x)) == 2:
             return x
-        _, height, width, channels = shape_of(x)
-        self.order[var] = (
-            np.arange(channels * height * width).reshape(channels, height, width).transpose(1, 2, 0).ravel()
-        )
+        if len(shape_of(x)) == 4:
+            _, height, width, channels = shape_of(x)
+            old = np.arange(channels * height * width).reshape(channels, height, width)
+            if height * width > 1:
+                self.order[var] = old.transpose(1, 2, 0).ravel()
         flat = self._on_integers(x, lambda q: relax.op.reshape(q, shape))
         if flat is not None:
             return flat
-        if (height, width) != (1, 1):
+        if shape[1] != shape_of(x)[-1]:
             raise SgscError("importer: reshape of a tensor that is not quantised", hint="quantise before the reshape")
         self.flattened.add(var)
         return x
@@ -218,6 +224,10 @@ class _Rewriter:
 def _pool(pool: Callable[..., relax.Call], x: relax.Expr, call: relax.Call) -> relax.Call:
     keys = ("pool_size", "strides", "padding", "dilation", "ceil_mode", "count_include_pad")
     return pool(x, **{key: call.attrs[key] for key in keys}, layout="NHWC", out_layout="NHWC")
+
+
+def _same_order(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    return a is b is None or (a is not None and b is not None and np.array_equal(a, b))
 
 
 def _same_parameters(a: relax.Call, b: relax.Call) -> bool:

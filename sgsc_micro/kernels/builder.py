@@ -12,9 +12,10 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
 from sgsc_micro.passes.operators import Output
-from sgsc_micro.passes.requantise import Multiplier
+from sgsc_micro.passes.requantise import INT32_MAX
 
 Expression = Any
 """A TIR expression; TVM's own classes overload every operator."""
@@ -122,9 +123,19 @@ def bind(name: str, value: Expression) -> Expression:
 class Requantiser:
     """An output's multipliers: literals where all channels agree, else constants beside the weights."""
 
-    def __init__(self, constants: Constants, output: Output, scales: np.ndarray) -> None:
+    def __init__(self, constants: Constants, output: Output, scales: np.ndarray, bounds: np.ndarray) -> None:
+        """Accumulators of real ``scales`` [C] and magnitudes up to ``bounds`` int64 [C], as the constants imply.
+
+        Errors: ``SgscError`` naming the layer where one could leave int32, shifted left as far as it will be.
+        """
         self.output = output
         multipliers = [output.multiplier(float(scale)) for scale in scales]
+        for channel, (bound, multiplier) in enumerate(zip(bounds.tolist(), multipliers, strict=True)):
+            if (reached := bound << multiplier.left) > INT32_MAX:
+                raise SgscError(
+                    f"{constants.layer}: the accumulator of channel {channel} can reach {reached}, beyond int32",
+                    hint="use a larger output scale, narrower weights or a smaller bias",
+                )
         self.m = _shared(constants, "multipliers", [m.m for m in multipliers])
         self.exponent = _shared(constants, "shifts", [m.shift - m.left for m in multipliers])
         self.shifts_left = any(m.left for m in multipliers)
@@ -146,8 +157,3 @@ def _shared(constants: Constants, what: str, values: list[int]) -> Entry | int:
 
 def _load(built: Kernel, value: Entry | int, channel: Expression) -> Expression:
     return built.load(value, channel) if isinstance(value, Entry) else tirx.const(value, "int32")
-
-
-def largest_left(output: Output, scales: np.ndarray) -> np.ndarray:
-    """How far each channel's accumulator is shifted left before it is multiplied; int64, as ``scales``."""
-    return np.array([Multiplier.of(float(scale) / output.quantisation.scale).left for scale in scales])

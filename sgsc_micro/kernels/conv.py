@@ -6,7 +6,6 @@ import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.builder import (
     Expression,
     Kernel,
@@ -14,7 +13,6 @@ from sgsc_micro.kernels.builder import (
     bind,
     call,
     kernel,
-    largest_left,
     loop,
     loops,
     run,
@@ -22,7 +20,6 @@ from sgsc_micro.kernels.builder import (
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.pack import Run, Segment, pack, runs
 from sgsc_micro.passes.operators import Conv2D, Dense
-from sgsc_micro.passes.requantise import INT32_MAX
 from sgsc_micro.storage import row_bytes
 
 Shape = tuple[int, ...]
@@ -40,11 +37,10 @@ def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> K
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
-    check_accumulators(name, operator)
     constants = Constants(name)
     weights = constants.words("weights", pack(operator.weights, operator.widths))
     bias = constants.integers("bias", operator.bias)
-    requantise = Requantiser(constants, operator.output, operator.accumulator_scales())
+    requantise = Requantiser(constants, operator.output, operator.accumulator_scales(), operator.accumulator_bound())
     row = max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
 
     with kernel(name, inputs, output, constants, row) as built:
@@ -57,17 +53,6 @@ def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> K
                     for segment in groups.segments:
                         _segment(built, operator, segment, groups, g, (oy, ox), total, weights, bias, requantise)
     return built
-
-
-def check_accumulators(name: str, operator: Conv2D) -> None:
-    """Prove from the constants that no accumulator leaves int32, shifted left as far as it will be."""
-    scaled = operator.accumulator_bound() << largest_left(operator.output, operator.accumulator_scales())
-    if scaled.max() > INT32_MAX:
-        channel = int(scaled.argmax())
-        raise SgscError(
-            f"{name}: the accumulator of channel {channel} can reach {int(scaled[channel])}, beyond int32",
-            hint="use a larger output scale, narrower weights or a smaller bias",
-        )
 
 
 def _gather(

@@ -35,9 +35,10 @@ def _flat(
 ) -> Kernel:
     """out[i] = requantise(sum of coefficient * (x[i] - zero_point))."""
     constants = Constants(name)
-    requantise = Requantiser(constants, output, np.array([scale]))
+    bound = sum(coefficient * quantisation.reach for quantisation, coefficient in terms)
+    requantise = Requantiser(constants, output, np.array([scale]), np.array([bound]))
     with kernel(name, [(size,)] * arity, (size,), constants) as built, loop("i", size) as i:
-        values = [T.Cast("int32", built.input(min(n, arity - 1))[i]) for n in range(len(terms))]
+        values = [T.Cast("int32", built.input(number)[i]) for number in range(len(terms))]
         parts = [
             (value - quantisation.zero_point) * coefficient
             for value, (quantisation, coefficient) in zip(values, terms, strict=True)

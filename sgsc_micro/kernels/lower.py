@@ -89,7 +89,7 @@ def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]])
                 return T.address_of(places[offset][0] if offset in places else arena[offset])
 
             for node, built, bases in calls:
-                arguments = [*(place(tensor) for tensor in dict.fromkeys(node.inputs)), place(node.output)]
+                arguments = [*(place(tensor) for tensor in node.inputs), place(node.output)]
                 if "scratch" in built.buffers:
                     arguments.append(T.address_of(arena[plan.scratch[node.name]]))
                 arguments += [T.address_of(buffers[name][bases[name]]) for name in built.constants.used]

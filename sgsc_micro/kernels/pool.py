@@ -15,7 +15,8 @@ Shape = tuple[int, ...]
 def average_pool(name: str, operator: AveragePool, inputs: list[Shape], output: Shape) -> Kernel:
     """The sum of a window minus its zero points, requantised."""
     constants = Constants(name)
-    requantise = Requantiser(constants, operator.output, np.array([operator.accumulator_scale]))
+    bounds = np.array([operator.size[0] * operator.size[1] * operator.input.reach])
+    requantise = Requantiser(constants, operator.output, np.array([operator.accumulator_scale]), bounds)
     _, height, width, channels = output
     rows, columns = operator.size
     _, _, input_width, _ = inputs[0]

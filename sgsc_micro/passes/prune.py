@@ -16,8 +16,10 @@ from typing import Any
 import numpy as np
 import tvm
 
+from sgsc_micro.errors import SgscError
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
 from sgsc_micro.passes.operators import Add, AveragePool, Conv2D, Flatten, MaxPool, Operator, Requantize, Weighted
+from sgsc_micro.passes.requantise import INT32_MAX
 
 
 @tvm.transform.module_pass(opt_level=0, name="PruneChannels")
@@ -144,6 +146,8 @@ class _Pruner:
             return replace(operator, weights=operator.weights[live_out], groups=groups, **rows)
         removed = ~live_in & self.constants[node.inputs[0]].known
         bias = operator.bias + _folded_bias(operator, self.constants[node.inputs[0]], removed)
+        if np.abs(bias).max() > INT32_MAX:
+            raise SgscError(f"{node.name}: a bias leaves int32 with the constants of removed channels in it")
         rows["bias"] = bias[live_out].astype(np.int32)
         return replace(operator, weights=np.ascontiguousarray(operator.weights[live_out][..., live_in]), **rows)
 

@@ -34,6 +34,8 @@ class Real:
     scale: np.ndarray
     low: float = -np.inf
     high: float = np.inf
+    stored: np.ndarray | None = None
+    """The int8 integers this is the dequantised form of, before any later permutation."""
 
 
 Value = np.ndarray | Quantised | Real
@@ -44,11 +46,7 @@ def run(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
 
     Errors: ``SgscError`` for a float operator between quantised ones, or an accumulator beyond int32.
     """
-    if not np.isfinite(x).all():
-        raise SgscError("input: NaN or infinite values", hint="clean the data first")
-    result = _Interpreter(module).call(module["main"], [x])
-    if not isinstance(result, Real):
-        raise SgscError("reference: the module does not end in a dequantize")
+    result = _result(module, x)
     return (result.integers * result.scale).astype(np.float32)
 
 
@@ -59,17 +57,21 @@ def quantise_input(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
 
 def run_integers(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
     """The int8 output [N, ...] behind :func:`run`: the bytes the C library must give."""
-    interpreter = _Interpreter(module)
-    interpreter.call(module["main"], [x])
-    if interpreter.last_quantised is None:
-        raise SgscError("reference: the module has no quantised output")
-    return interpreter.last_quantised.astype(np.int8)
+    return np.asarray(_result(module, x).stored, dtype=np.int8)
+
+
+def _result(module: tvm.IRModule, x: np.ndarray) -> Real:
+    if not np.isfinite(x).all():
+        raise SgscError("input: NaN or infinite values", hint="clean the data first")
+    result = _Interpreter(module).call(module["main"], [x])
+    if not isinstance(result, Real) or result.stored is None:
+        raise SgscError("reference: the module does not end in a dequantize")
+    return result
 
 
 class _Interpreter:
     def __init__(self, module: tvm.IRModule) -> None:
         self.module = module
-        self.last_quantised: np.ndarray | None = None
 
     def call(self, function: relax.Function, arguments: list[Value]) -> Value:
         values: dict[relax.Expr, Value] = dict(zip(function.params, arguments, strict=True))
@@ -85,10 +87,7 @@ class _Interpreter:
             if operator is None:
                 raise SgscError(f"reference: operator {expression.op.name} has no integer meaning")
             tensors = [evaluate(argument) for argument in expression.args if not isinstance(argument, relax.ShapeExpr)]
-            result = operator(expression, *tensors)
-            if isinstance(result, Quantised):
-                self.last_quantised = result.q
-            return result
+            return operator(expression, *tensors)
 
         for var, value in bindings_of(function):
             values[var] = evaluate(value)
@@ -109,7 +108,7 @@ def _dequantize(call: relax.Call, x: Value, scale: np.ndarray, zero_point: np.nd
     if zero_point.ndim and zero_point.any():
         raise SgscError("reference: per-channel zero points other than 0")
     centred = integers if zero_point.ndim else integers - int(zero_point)
-    return Real(centred, scale.astype(np.float64))
+    return Real(centred, scale.astype(np.float64), stored=integers)
 
 
 def _conv2d(call: relax.Call, x: Value, w: Value) -> Real:
@@ -147,7 +146,7 @@ def _add(call: relax.Call, a: Value, b: Value) -> Real:
 
 def _clamp(low: float, high: float, call: relax.Call, x: Value) -> Real:
     x = _real(call, x)
-    return replace(x, low=max(x.low, low), high=min(x.high, high))
+    return replace(x, low=max(x.low, low), high=min(x.high, high), stored=None)
 
 
 def _relu(call: relax.Call, x: Value) -> Real:
@@ -162,6 +161,8 @@ def _max_pool2d(call: relax.Call, x: Value) -> Quantised:
     if not isinstance(x, Quantised):
         raise SgscError("reference: max pooling of a tensor that is not quantised")
     attrs = call.attrs
+    if attrs.ceil_mode or any(int(v) != 1 for v in attrs.dilation):
+        raise SgscError("reference: max pooling with ceil_mode or dilation")
     windows = exact.windows(
         x.q,
         [int(v) for v in attrs.pool_size],
@@ -174,8 +175,8 @@ def _max_pool2d(call: relax.Call, x: Value) -> Quantised:
 
 def _avg_pool2d(call: relax.Call, x: Value) -> Real:
     x, attrs = _real(call, x), call.attrs
-    if any(int(v) for v in attrs.padding):
-        raise SgscError("reference: average pooling with padding", hint="pad explicitly or pool without padding")
+    if attrs.ceil_mode or any(int(v) for v in attrs.padding):
+        raise SgscError("reference: average pooling with padding or ceil_mode", hint="pool without")
     size = [int(v) for v in attrs.pool_size]
     windows = exact.windows(x.integers, size, [int(v) for v in attrs.strides], [0, 0, 0, 0], fill=0)
     return Real(windows.sum(axis=(-2, -1)), x.scale / (size[0] * size[1]))
