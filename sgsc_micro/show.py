@@ -59,14 +59,14 @@ class Screen:
 
 def _journal_line(line: dict[str, Any]) -> str:
     """step, what it pressed on, what came of it."""
-    broken = [*line["flips"], *line["diverged"]]
     if line["accepted"]:
         outcome = "[green]accepted[/]"
-    elif not line["passed"]:
-        raised = sum(len(channels) for channels in line["raised"].values())
-        outcome = f"[red]breaks {len(broken)} preserved: step {line['restored']} restored, {raised} channels held[/]"
     else:
-        outcome = f"no smaller: step {line['restored']} restored"
+        held = sum(len(channels) for channels in line["raised"].values())
+        outcome = f"{_escape(line['reason'])}: step {line['restored']} restored" + (
+            f", {held} channels held" if held else ""
+        )
+        outcome = outcome if line["passed"] else f"[red]{outcome}[/]"
     return f"step {line['step']:>2} {line['phase']:<7} {line['bytes']:>8,} bytes  {outcome}"
 
 

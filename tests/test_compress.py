@@ -16,6 +16,7 @@ from torch import nn
 from tvm import relax
 
 from sgsc_micro import importers, reference
+from sgsc_micro.codegen import stored_bytes
 from sgsc_micro.compress import (
     CompressionResult,
     check_supported,
@@ -30,6 +31,7 @@ from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
 from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
+from sgsc_micro.passes import optimise
 from sgsc_micro.preserve import CaseSet, judge
 from sgsc_micro.project import CompressionConfig, Policy
 from sgsc_micro.storage import channel_words, width_of
@@ -191,6 +193,82 @@ def test_every_layer_that_cannot_be_lowered_is_named_at_once() -> None:
         check_supported(program_of(network))
     for part in ("'1': aten.silu", "'4': aten.relu.default does not stand directly after", "'7': aten"):
         assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([nn.MaxPool2d(2, ceil_mode=True)], "layer '1': aten.max_pool2d.default has ceil_mode or dilation"),
+        ([nn.MaxPool2d(2, dilation=2)], "has ceil_mode or dilation"),
+        ([nn.AvgPool2d(2, divisor_override=3)], "layer '1': aten.avg_pool2d.default has padding"),
+        ([nn.AvgPool2d(2, padding=1)], "aten.avg_pool2d.default has padding"),
+        ([nn.Flatten()], r"the output is a flattened image \[2, 6, 6\]"),
+    ],
+)
+def test_arguments_that_change_the_meaning_are_refused(layers: list[nn.Module], words: str) -> None:
+    network = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), *layers)
+    if not isinstance(layers[0], nn.Flatten):
+        network.extend([nn.Flatten(), nn.LazyLinear(3)])
+    network(torch.zeros(1, *SHAPE))
+    with pytest.raises(SgscError, match=words):
+        check_supported(program_of(network))
+
+
+def test_features_of_different_images_are_not_added_up() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(36, 36)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            flat = torch.flatten(x, 1)
+            return flat + self.linear(flat)
+
+    with pytest.raises(SgscError, match=r"adds features of images \[1, 6, 6\] and \[\]"):
+        check_supported(program_of(Mixed()))
+
+
+def test_dropout_between_a_layer_and_its_norm_and_names_like_ours_change_nothing() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
+    network.add_module("activation_0", nn.Linear(3, 3))
+    x = torch.randn(4, *SHAPE)
+    expected = network.eval()(x)
+    float_network = canonical(program_of(network))
+    assert torch.allclose(float_network(x), expected, atol=1e-5)
+    found = reference.run(importers.from_torch(calibrated(float_network, x).export(SHAPE)), x.numpy())
+    assert np.abs(found - expected.detach().numpy()).max() < 0.05 * expected.abs().max()
+
+
+def test_dead_channels_can_be_exported() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))
+    with torch.no_grad():
+        network[0].weight[1], network[0].bias[1] = 0, 1.0  # a constant
+        network[0].weight[2] *= 1e-7  # as good as one
+        network[3].weight[2], network[3].bias[2] = 0, -0.5
+    x = torch.randn(8, *SHAPE)
+    module = importers.from_torch(calibrated(canonical(program_of(network)), x).export(SHAPE))
+    found, expected = reference.run(module, x.numpy()), network(x).detach().numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert stored_bytes(optimise(module)) > 0  # the proof that no accumulator overflows
+
+
+def test_a_candidate_without_integers_is_a_rejected_step(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = QuantisedNetwork.export, iter(range(100))
+
+    def refusing(network: QuantisedNetwork, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+        if next(calls) == 1:
+            raise SgscError("no integers for it")
+        return honest(network, shape)
+
+    monkeypatch.setattr(QuantisedNetwork, "export", refusing)
+    result = run(task, tmp_path)
+    refused = journal_of(tmp_path)[1]
+    assert (refused["accepted"], refused["reason"], refused["restored"]) == (False, "no integers for it", 0)
+    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
 
 
 def test_weights_that_are_not_numbers_are_named(task: Any) -> None:

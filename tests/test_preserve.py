@@ -99,7 +99,7 @@ def test_a_users_own_file(tmp_path: Path) -> None:
     wanted = make()
     np.savez(path, inputs=wanted.inputs, labels=wanted.labels)
     cases = load_user_cases(path, (1, 2, 2), lambda inputs: wanted.reference)
-    assert (cases.strategy, cases.ids[0], len(cases)) == ("user", "mine/0", 6)
+    assert (cases.strategy, cases.ids[0], len(cases)) == ("user", "cases/mine/0", 6)
     with pytest.raises(SgscError, match=r"mine\.npz: inputs: shape"):
         load_user_cases(path, (1, 3, 3), lambda inputs: wanted.reference)
     np.savez(path, inputs=wanted.inputs)
@@ -198,3 +198,18 @@ def test_the_bound_is_clopper_pearson() -> None:
         assert chance == pytest.approx(0.05)
     with pytest.raises(SgscError, match="3 flips in 2 cases"):
         upper_bound(3, 2)
+
+
+@pytest.mark.parametrize("name", ["calibration", "test"])
+def test_a_set_that_repeats_itself_is_no_iid_sample(name: str) -> None:
+    random = np.random.default_rng(0)
+
+    def cases(prefix: str) -> CaseSet:
+        inputs = random.normal(size=(6, 4)).astype(np.float32)
+        return CaseSet(np.array([f"{prefix}/{row}" for row in range(6)]), inputs, np.zeros(6, int), inputs, "all")
+
+    sets = {part: cases(part) for part in ("preserve", "calibration", "test", "train")}
+    check_disjoint(**sets)
+    sets[name].inputs[5] = sets[name].inputs[2]
+    with pytest.raises(SgscError, match=f"{name}/2 = {name}/5"):
+        check_disjoint(**sets)

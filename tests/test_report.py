@@ -49,6 +49,7 @@ def step(number: int, size: int, accepted: bool, flips: list[str], restored: int
         "bytes": size,
         "passed": not flips,
         "accepted": accepted,
+        "reason": "" if accepted else "broke" if flips else "no smaller than what was accepted",
         "flips": flips,
         "diverged": [],
         "restored": restored,
@@ -198,7 +199,7 @@ def test_rejected_steps_name_their_reason(tmp_path: Path, certificate: dict[str,
     text = _Text(render(tmp_path, certificate)).text
     assert "4 steps, 2 rejected" in text
     assert "1,789 B flipped train/828 step 1" in text
-    assert "2,399 B not smaller than what was accepted step 1" in text
+    assert "2,399 B no smaller than what was accepted step 1" in text
 
 
 def test_violating_cases_are_named(tmp_path: Path, certificate: dict[str, Any]) -> None:

@@ -69,7 +69,9 @@ def canonical(program: torch.export.ExportedProgram) -> fx.GraphModule:
     for node in list(graph.nodes):
         if node.target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
-        elif node.target in _RESHAPES:
+            graph.erase_node(node)
+    for node in list(graph.nodes):
+        if node.target in _RESHAPES:
             with graph.inserting_after(node):
                 _replace(node, graph.call_function(FLATTEN, (node.args[0], 1)))
         elif node.target in (CONV, LINEAR):
@@ -134,6 +136,8 @@ def _problems(module: fx.GraphModule) -> Iterator[str]:
     nodes = module.graph.nodes
     inputs = [node for node in nodes if node.op == "placeholder"]
     outputs = next(node for node in nodes if node.op == "output").args[0]
+    if len(outputs) == 1 and _feature_order(outputs[0]):
+        yield f"the output is a flattened image {list(_feature_order(outputs[0]))}: end in a layer, or in one pixel"
     if len(inputs) != 1 or not (len(outputs) == 1 and _rank(outputs[0]) == 2):
         yield f"{len(inputs)} inputs and {len(outputs)} outputs: one input and one output [N, classes] are needed"
     for node in nodes:
@@ -149,6 +153,23 @@ def _problems(module: fx.GraphModule) -> Iterator[str]:
 
 def _rank(node: Any) -> int:
     return len(node.meta["val"].shape)
+
+
+def _feature_order(node: Any) -> tuple[int, ...]:
+    """The shape [C, H, W] of the image that a node's features are a flattened form of; () where they are no image's."""
+    if not isinstance(node, fx.Node) or _rank(node) != 2 or node.target in (CONV, LINEAR) or node.op == "placeholder":
+        return ()
+    if node.target in _RESHAPES and _rank(node.args[0]) == 4:
+        channels, height, width = node.args[0].meta["val"].shape[1:]
+        return (channels, height, width) if height * width > 1 else ()
+    return _feature_order(node.args[0])
+
+
+def _arguments(node: Any) -> dict[str, Any]:
+    """A call's arguments by the names of its schema, defaults filled in."""
+    names = node.target._schema.arguments
+    given = dict(zip((argument.name for argument in names), node.args, strict=False))
+    return {argument.name: argument.default_value for argument in names} | given | dict(node.kwargs)
 
 
 def _is_parameter(value: Any) -> bool:
@@ -189,11 +210,26 @@ def _add_rule(node: Any) -> str:
     if node.kwargs or not all(isinstance(value, fx.Node) and not _is_parameter(value) for value in pair):
         return "is not the sum of two activations"
     a, b = (value.meta["val"].shape for value in pair)
-    return "" if a == b else f"broadcasts {list(a)} and {list(b)}"
+    if a != b:
+        return f"broadcasts {list(a)} and {list(b)}"
+    first, second = (list(_feature_order(value)) for value in pair)
+    return "" if first == second else f"adds features of images {first} and {second}: add before flattening"
 
 
 def _norm_rule(node: Any) -> str:
     return "" if _follows(node, {CONV, LINEAR}) else "does not stand directly after a conv2d or linear"
+
+
+def _max_pool_rule(node: Any) -> str:
+    given = _arguments(node)
+    return "has ceil_mode or dilation" if given["ceil_mode"] or set(given["dilation"]) != {1} else ""
+
+
+def _avg_pool_rule(node: Any) -> str:
+    given = _arguments(node)
+    if given["ceil_mode"] or any(given["padding"]) or given["divisor_override"] is not None:
+        return "has padding, ceil_mode or divisor_override"
+    return ""
 
 
 def _to_one_pixel(node: Any) -> str:
@@ -221,8 +257,8 @@ _RULES: dict[Any, Callable[[Any], str]] = {
     **dict.fromkeys(ACTIVATIONS, _activation_rule),
     **dict.fromkeys(_IDENTITIES, _fine),
     **dict.fromkeys(_RESHAPES, _reshape_rule),
-    aten.max_pool2d.default: _fine,
-    aten.avg_pool2d.default: _fine,
+    aten.max_pool2d.default: _max_pool_rule,
+    aten.avg_pool2d.default: _avg_pool_rule,
     aten.adaptive_avg_pool2d.default: _to_one_pixel,
     aten.mean.dim: _mean_rule,
 }

@@ -100,10 +100,16 @@ def compress(
         candidate = copy.deepcopy(accepted)  # what was accepted is never touched: to restore is to let go
         if proposal.step > 0:
             training.train(candidate, float_network, x, y, proposal, config)
-        found = judged(candidate)
-        line = _line(proposal, found, journal.accepted, config)
-        if not found.verdict.passed:
-            line["raised"] = raised_floors(candidate, accepted, preserve, found.verdict, proposal)
+        try:
+            found = judged(candidate)
+        except SgscError as error:  # no integers for it: too large an accumulator, say
+            if journal.accepted is None:
+                raise
+            line = _refused(proposal, error, journal.accepted, config)
+        else:
+            line = _line(proposal, found, journal.accepted, config)
+            if not found.verdict.passed:
+                line["raised"] = raised_floors(candidate, accepted, preserve, found.verdict, proposal)
         line["seconds"] = round(time.monotonic() - began, 3)
         journal.append(line, candidate.state_dict())
         if line["accepted"]:
@@ -188,7 +194,11 @@ def raised_floors(
 
 def _line(proposal: Proposal, found: _Judged, accepted: Line | None, config: CompressionConfig) -> Line:
     """A journal line; a step that presses must also be smaller to be accepted."""
+    verdict = found.verdict
     smaller = proposal.phase != "press" or accepted is None or found.stored_bytes < accepted["bytes"]
+    reason = "" if smaller else "no smaller than what was accepted"
+    if not verdict.passed:
+        reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
     return {
         "step": proposal.step,
         "phase": proposal.phase,
@@ -196,13 +206,35 @@ def _line(proposal: Proposal, found: _Judged, accepted: Line | None, config: Com
         "seed": config.seed,
         "epochs": config.epochs if proposal.step else 0,
         "bytes": found.stored_bytes,
-        "flips": list(found.verdict.flips),
-        "diverged": list(found.verdict.diverged),
-        "smallest_margin": round(float(found.verdict.margins.min()), 6),
-        "divergence": round(found.verdict.divergence, 6),
-        "passed": found.verdict.passed,
-        "accepted": found.verdict.passed and smaller,
-        "restored": accepted["step"] if accepted and not (found.verdict.passed and smaller) else None,
+        "flips": list(verdict.flips),
+        "diverged": list(verdict.diverged),
+        "smallest_margin": round(float(verdict.margins.min()), 6),
+        "divergence": round(verdict.divergence, 6),
+        "passed": verdict.passed,
+        "accepted": not reason,
+        "reason": reason,
+        "restored": accepted["step"] if accepted and reason else None,
+        "raised": {},
+    }
+
+
+def _refused(proposal: Proposal, error: SgscError, accepted: Line, config: CompressionConfig) -> Line:
+    """The line of a candidate that has no integers; its size is unknown, so that of the accepted state stands."""
+    return {
+        "step": proposal.step,
+        "phase": proposal.phase,
+        "gamma": proposal.gamma,
+        "seed": config.seed,
+        "epochs": config.epochs,
+        "bytes": accepted["bytes"],
+        "flips": [],
+        "diverged": [],
+        "smallest_margin": None,
+        "divergence": None,
+        "passed": False,
+        "accepted": False,
+        "reason": error.message,
+        "restored": accepted["step"],
         "raised": {},
     }
 

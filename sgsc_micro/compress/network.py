@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from typing import Any
 
 import torch
@@ -11,9 +12,9 @@ from torch import fx, nn
 
 from sgsc_micro.compress.graph import ACTIVATIONS, ADD, FLATTEN, VALUE_PRESERVING, Layer, layers_of
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
-from sgsc_micro.errors import SgscError
 from sgsc_micro.storage import width_of
 
+BIAS_BITS = 24  # of a bias at its accumulator's scale, at most: the rest of int32 is the weights' and the shift's
 CHANNEL_OVERHEAD_BITS = 64  # bias, multiplier, shift and width of a channel that is stored
 quantized = torch.ops.quantized_decomposed
 
@@ -78,10 +79,7 @@ class QuantisedNetwork(nn.Module):
         return size
 
     def export(self, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
-        """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32.
-
-        Raises SgscError naming the layer whose bias does not fit 32 bits.
-        """
+        """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32."""
         frozen = copy.deepcopy(self.network)
         for node in self.network.graph.nodes:
             if node.op != "call_module":
@@ -90,7 +88,7 @@ class QuantisedNetwork(nn.Module):
             if isinstance(module, QuantisedLayer):
                 source = self.network.get_submodule(node.args[0].target)
                 assert isinstance(source, ActivationQuantiser)
-                _put(frozen, node.target, FrozenLayer(node.target, module, source.scale()))
+                _put(frozen, node.target, FrozenLayer(module, source.scale()))
             elif isinstance(module, ActivationQuantiser):
                 _put(frozen, node.target, FrozenActivation(module))
         return torch.export.export(frozen.eval(), (torch.zeros(1, *shape),))
@@ -108,14 +106,17 @@ def calibrated(network: fx.GraphModule, inputs: torch.Tensor) -> QuantisedNetwor
 class FrozenLayer(nn.Module):
     """A layer in integers: weights int8 at 2^e, bias int32 at s_x 2^e, both per output channel."""
 
-    def __init__(self, name: str, layer: QuantisedLayer, input_scale: torch.Tensor) -> None:
+    def __init__(self, layer: QuantisedLayer, input_scale: torch.Tensor) -> None:
         super().__init__()
         self.function, self.rest = layer.function, layer.rest
-        scale = layer.quantiser.scale().detach()  # [C]
-        bias = (layer.bias.detach().double() / (input_scale.double() * scale)).round()  # [C]
-        if not bias.abs().lt(2**31).all():
-            raise SgscError(f"layer '{name}': a bias does not fit 32 bits", hint="lower the learning rate of the bits")
-        self.register_buffer("weight", layer.integers().to(torch.int8))  # [C, taps...]
+        real_bias = layer.bias.detach().double() / input_scale.double()  # [C]
+        # Weights so small beside their bias that it would not fit an int32 get a coarser scale: dead channels, mostly.
+        finest = (real_bias.abs() / 2**BIAS_BITS).log2().ceil()  # [C], -inf without a bias
+        coarser = (finest - layer.quantiser.scale().detach().log2()).clamp(min=0).float()  # [C]
+        scale = layer.quantiser.scale().detach() * 2**coarser  # [C]
+        bias = (real_bias / scale).round()  # [C]
+        shrink = 2 ** coarser.view(-1, *[1] * (layer.weight.dim() - 1))
+        self.register_buffer("weight", (layer.integers() / shrink).round().to(torch.int8))  # [C, taps...]
         self.register_buffer("bias", bias.to(torch.int32))  # [C]
         self.register_buffer("weight_scale", scale)
         self.register_buffer("bias_scale", input_scale * scale)
@@ -161,13 +162,15 @@ def _insert_activation_quantisers(network: fx.GraphModule, ranges: dict[fx.Node,
     """A quantiser after every activation; operators that only move values use the one of their input again."""
     graph = network.graph
     chosen: dict[fx.Node, str] = {}  # node -> name of the quantiser of its value
+    theirs = {name for name, _ in network.named_children()}
+    names = (name for name in map("activation_{}".format, itertools.count()) if name not in theirs)
     for node in list(graph.nodes):
         if node.op == "output" or _is_fused(node):
             continue
         if node.target in VALUE_PRESERVING:
             name = chosen[node.args[0]]
         else:
-            name = f"activation_{len(set(chosen.values()))}"
+            name = next(names)
             network.add_submodule(name, ActivationQuantiser(*ranges[node]))
         with graph.inserting_after(node):
             call = graph.call_module(name, (node,))

@@ -105,7 +105,7 @@ def load_user_cases(path: Path, shape: tuple[int, ...], reference: Callable[[np.
         )
     if not np.issubdtype(labels.dtype, np.integer):
         raise SgscError(f"{path}: labels: {labels.dtype}", hint="labels are class numbers, integers")
-    ids = np.array([f"{path.stem}/{number}" for number in range(len(inputs))])
+    ids = np.array([f"cases/{path.stem}/{number}" for number in range(len(inputs))])
     inputs = inputs.astype(np.float32)
     return _case_set(path, ids, inputs, labels, reference(inputs), "user")
 

@@ -99,12 +99,18 @@ def choose(
     return CaseSet(ids[rows], pool.inputs[rows], pool.labels[rows], pool.reference[rows], strategy)
 
 
+_APART = (("P", "C"), ("P", "T"), ("C", "T"), ("C", "train"), ("T", "train"), ("C", "C"), ("T", "T"))
+
+
 def check_disjoint(preserve: CaseSet, calibration: CaseSet, test: CaseSet, train: CaseSet) -> None:
-    """Raise SgscError where two sets share a case or nearly do; P alone may come from the training side."""
+    """Raise SgscError where two sets share a case or nearly do; P alone may come from the training side.
+
+    C and T may not repeat themselves either: a case counted twice is no second i.i.d. case, and the bound would lie.
+    """
     center = train.inputs.mean(axis=0, dtype=np.float64)
     scale = np.sqrt(((train.inputs - center) ** 2).reshape(len(train), -1).sum(axis=1).mean())
     sets = {"P": preserve, "C": calibration, "T": test, "train": train}
-    for one, other in (("P", "C"), ("P", "T"), ("C", "T"), ("C", "train"), ("T", "train")):
+    for one, other in _APART:
         pairs = _close_pairs(sets[one], sets[other], float(NEAR_DUPLICATE * scale))
         if pairs:
             named = ", ".join(f"{a} = {b}" for a, b in pairs[:5])
@@ -121,5 +127,6 @@ def _close_pairs(one: CaseSet, other: CaseSet, distance: float) -> list[tuple[st
     pairs = []
     for start in range(0, len(queries), rows):
         block = cdist(queries[start : start + rows], keys)
-        pairs += [(str(one.ids[start + i]), str(other.ids[j])) for i, j in np.argwhere(block <= distance)]
+        close = [(start + i, j) for i, j in np.argwhere(block <= distance)]
+        pairs += [(str(one.ids[i]), str(other.ids[j])) for i, j in close if one is not other or i < j]
     return pairs
