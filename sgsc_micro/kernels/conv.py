@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
@@ -40,70 +42,76 @@ def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> K
     constants = Constants(name)
     weights = constants.words("weights", pack(operator.weights, operator.widths))
     bias = constants.integers("bias", operator.bias)
-    requantise = Requantiser(constants, operator.output, operator.accumulator_scales(), operator.accumulator_bound())
+    scales, bounds = operator.accumulator_scales(), operator.accumulator_bound()
+    requantise = Requantiser(constants, operator.output, scales, bounds)
     row = max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
-
     with kernel(name, inputs, output, constants, row) as built:
+        body = _Body(built, operator, inputs[0], weights, bias, requantise)
         _, height, width, _ = output
-        with loops(oy=height, ox=width) as (oy, ox):
+        with loops(oy=height, ox=width) as pixel:
             for groups in runs(operator.widths, operator.groups, operator.taps):
                 with loop("g", groups.count) as g:
-                    reads = any(segment.bits for segment in groups.segments)
-                    total = _gather(built, operator, inputs[0], oy, ox, groups.first + g) if reads else 0
-                    for segment in groups.segments:
-                        _segment(built, operator, segment, groups, g, (oy, ox), total, weights, bias, requantise)
+                    body.emit(pixel, groups, g)
     return built
 
 
-def _gather(
-    built: Kernel, operator: Conv2D, shape: Shape, oy: Expression, ox: Expression, group: Expression
-) -> Expression:
-    """Fill the row with one group's activations under the kernel; their sum."""
-    _, height, width, _ = shape
-    kh, kw, depth = operator.weights.shape[1:]
-    top, left, bottom, right = operator.padding
-    with loops(ky=kh, kx=kw) as (ky, kx):
-        iy = oy * operator.strides[0] + ky * operator.dilation[0] - top
-        ix = ox * operator.strides[1] + kx * operator.dilation[1] - left
-        lanes = T.address_of(built.row[(ky * kw + kx) * depth * 2])
+@dataclass(frozen=True)
+class _Body:
+    """What happens at one output pixel: one group's activations are gathered, then each of its channels computed."""
 
-        def widen() -> None:
-            pixel = T.address_of(built.input()[0, iy, ix, group * depth])
-            run("sgsc_widen", lanes, pixel, depth, operator.input.zero_point)
+    built: Kernel
+    operator: Conv2D
+    shape: Shape
+    weights: Entry
+    bias: Entry
+    requantise: Requantiser
 
-        if top or left or bottom or right:
-            with T.If(tirx.all(iy >= 0, iy < height, ix >= 0, ix < width)):
-                with T.Then():
-                    widen()
-                with T.Else():
-                    run("sgsc_zero", lanes, depth)
-        else:
-            widen()
-    return bind("total", call("sgsc_sum", T.address_of(built.row[0]), operator.taps))
+    def emit(self, pixel: list[Expression], groups: Run, g: Expression) -> None:
+        """Group ``g`` of a run of groups alike; one that has no weights left reads nothing."""
+        reads = any(segment.bits for segment in groups.segments)
+        total = self._gather(pixel, groups.first + g) if reads else 0
+        for segment in groups.segments:
+            self._segment(pixel, groups, g, segment, total)
 
+    def _gather(self, pixel: list[Expression], group: Expression) -> Expression:
+        """Fill the row with one group's activations under the kernel; their sum."""
+        operator, built = self.operator, self.built
+        kh, kw, depth = operator.weights.shape[1:]
+        (oy, ox), (_, height, width, _) = pixel, self.shape
+        top, left, _, _ = operator.padding
+        with loops(ky=kh, kx=kw) as (ky, kx):
+            iy = oy * operator.strides[0] + ky * operator.dilation[0] - top
+            ix = ox * operator.strides[1] + kx * operator.dilation[1] - left
+            lanes = T.address_of(built.row[(ky * kw + kx) * depth * 2])
 
-def _segment(
-    built: Kernel,
-    operator: Conv2D,
-    segment: Segment,
-    groups: Run,
-    g: Expression,
-    pixel: tuple[Expression, Expression],
-    total: Expression,
-    weights: Entry,
-    bias: Entry,
-    requantise: Requantiser,
-) -> None:
-    """The channels of one width: bias, minus what offset binary added, plus each plane's dot product."""
-    per_group = len(operator.weights) // operator.groups
-    with loop("c", segment.count) as c:
-        channel = (groups.first + g) * per_group + segment.first + c
-        accumulator = built.load(bias, channel)
-        if segment.bits:
-            accumulator = call("sgsc_sub_shifted", accumulator, total, segment.bits - 1)
-        first_word = groups.offset + g * groups.words + segment.offset + c * segment.words
-        for plane in segment.planes:
-            words = built.address(weights, first_word + plane.offset)
-            dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
-            accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
-        T.buffer_store(built.output, requantise(built, accumulator, channel), [0, *pixel, channel])
+            def widen() -> None:
+                source = T.address_of(built.input()[0, iy, ix, group * depth])
+                run("sgsc_widen", lanes, source, depth, operator.input.zero_point)
+
+            if any(operator.padding):
+                with T.If(tirx.all(iy >= 0, iy < height, ix >= 0, ix < width)):
+                    with T.Then():
+                        widen()
+                    with T.Else():
+                        run("sgsc_zero", lanes, depth)
+            else:
+                widen()
+        return bind("total", call("sgsc_sum", T.address_of(built.row[0]), operator.taps))
+
+    def _segment(
+        self, pixel: list[Expression], groups: Run, g: Expression, segment: Segment, total: Expression
+    ) -> None:
+        """The channels of one stored width: bias, minus what offset binary added, plus each plane's dot product."""
+        built = self.built
+        per_group = len(self.operator.weights) // self.operator.groups
+        with loop("c", segment.count) as c:
+            channel = (groups.first + g) * per_group + segment.first + c
+            accumulator = built.load(self.bias, channel)
+            if segment.bits:
+                accumulator = call("sgsc_sub_shifted", accumulator, total, segment.bits - 1)
+            first_word = groups.offset + g * groups.words + segment.offset + c * segment.words
+            for plane in segment.planes:
+                words = built.address(self.weights, first_word + plane.offset)
+                dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
+                accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
+            T.buffer_store(built.output, self.requantise(built, accumulator, channel), [0, *pixel, channel])
