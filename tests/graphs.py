@@ -130,7 +130,7 @@ class GraphBuilder:
     def _weights(self, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """int8 weights whose channels have drawn widths, and their float32 scales (powers of two, or any)."""
         bits = self.rng.choice(self.widths, shape[0])
-        low, high = -(1 << bits) // 2, np.maximum((1 << bits) // 2, 1)
+        low, high = -((1 << bits) // 2), np.maximum((1 << bits) // 2, 1)  # width 0: zeros
         column = (slice(None), *[None] * (len(shape) - 1))
         weights = self.rng.integers(low[column], high[column], shape)
         powers = self.rng.random() < 0.5

@@ -15,7 +15,7 @@ from sgsc_micro.passes import FuseQuantizedOps, PlanMemory, PruneChannels, SortC
 from sgsc_micro.passes.graph import Graph, read_graph, write_module
 from sgsc_micro.passes.operators import Conv2D, Flatten, Weighted
 from sgsc_micro.passes.plan import Block, place, read_plan
-from tests.graphs import GraphBuilder, random_graph
+from tests.graphs import GraphBuilder, Image, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
 PASSES: dict[str, Callable[[], tvm.transform.Pass]] = {
@@ -57,6 +57,18 @@ def test_channels_of_width_zero_vanish_where_their_reader_can_do_without() -> No
     assert after < before
     for old, new in zip(graphs, pruned, strict=True):
         assert new.shapes[new.output_tensor] == old.shapes[old.output_tensor]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_constant_before_padding_is_not_taken_for_the_paddings_zero(seed: int) -> None:
+    class Padded(GraphBuilder):
+        def padded(self, image: Image) -> Image:
+            return self._conv(image, 5, groups=1, depth=int(image[0].ty.shape[3]), same=True)
+
+    module = Padded(np.random.default_rng(seed)).build((4, 4, 2), ["padded", "padded", "padded"], [0, 3])
+    x = np.random.default_rng(seed).normal(0, 3, (2, 2, 4, 4)).astype(np.float32)
+    pruned = PruneChannels()(FuseQuantizedOps()(module))
+    assert np.array_equal(reference.run_integers(pruned, x), reference.run_integers(module, x))
 
 
 def test_a_dead_network_keeps_one_channel_a_tensor() -> None:

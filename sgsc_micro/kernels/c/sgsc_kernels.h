@@ -55,7 +55,7 @@ SGSC_KERNEL void sgsc_widen(int8_t *row, const int8_t *x, int32_t n, int32_t zer
         uint32_t four;
         memcpy(&four, x + i, sizeof four);
         const uint32_t even = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
-        const uint32_t odd = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)((four >> 8) | (four << 24)));
+        const uint32_t odd = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)(four >> 8));
         memcpy(row, &even, sizeof even);
         memcpy(row + sizeof even, &odd, sizeof odd);
         row += sizeof even + sizeof odd;
