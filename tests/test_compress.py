@@ -240,6 +240,55 @@ def test_dropout_between_a_layer_and_its_norm_and_names_like_ours_change_nothing
     assert np.abs(found - expected.detach().numpy()).max() < 0.05 * expected.abs().max()
 
 
+def test_a_norm_behind_a_linear_layer_is_folded_wherever_it_stands() -> None:
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm, self.other = nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Linear(5, 3)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.norm(self.one(x)) + self.other(x)
+
+    x = torch.randn(4, 5)
+    for network in (Normed().eval(), nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3)).eval()):
+        torch.testing.assert_close(canonical(program_of(network, 5))(x), network(x), atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_with_weights_of_its_own_beside_its_layers_is_exported() -> None:
+    class Block(nn.Module):  # its own layer is named "0", the one in it "0.inner"
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.weight = nn.Linear(5, 5), nn.Parameter(torch.randn(5, 5))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(torch.relu(self.inner(x)), self.weight)
+
+    torch.manual_seed(0)
+    network, x = nn.Sequential(Block(), nn.ReLU(), nn.Linear(5, 3)), torch.randn(8, 5)
+    trained = calibrated(canonical(program_of(network, 5)), x)
+    assert list(trained.layers) == ["0.inner", "0", "2"]
+    found, expected = reference.run(importers.from_torch(trained.export((5,))), x.numpy()), network(x).detach().numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("bias", [-10.0, -1e4])
+def test_a_relu_that_lets_nothing_through_fits_32_bits(bias: float) -> None:
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3)), torch.randn(8, 5)
+    nn.init.constant_(network[0].bias, bias)
+    module = importers.from_torch(calibrated(canonical(program_of(network, 5)), x).export((5,)))
+    found, expected = reference.run(module, x.numpy()), network(x).detach().numpy()
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert stored_bytes(optimise(module)) > 0
+
+
+def test_a_candidate_that_is_not_numbers_is_named(task: Any) -> None:
+    network = quantised(task)
+    network.layers["dense"].bias.data[1] = torch.nan
+    with pytest.raises(SgscError, match="NaN or infinity in dense after training"):
+        network.export(SHAPE)
+
+
 def test_dead_channels_can_be_exported() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 3))

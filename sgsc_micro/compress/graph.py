@@ -29,9 +29,10 @@ class Layer(nn.Module):
     """One convolution or linear layer with its own weights and bias."""
 
     def __init__(
-        self, function: Callable[..., torch.Tensor], weight: torch.Tensor, bias: torch.Tensor, *rest: Any
+        self, name: str, function: Callable[..., torch.Tensor], weight: torch.Tensor, bias: torch.Tensor, *rest: Any
     ) -> None:
         super().__init__()
+        self.name = name  # the user's; in the graph it is layer_0, layer_1, ..., which nothing of theirs can be
         self.function = function
         self.weight = nn.Parameter(weight.detach().clone())  # [C, taps...]
         self.bias = nn.Parameter(bias.detach().clone())  # [C]
@@ -65,7 +66,8 @@ def canonical(program: torch.export.ExportedProgram) -> fx.GraphModule:
     check_supported(program)
     module = _functional(program)
     graph = module.graph
-    layers: dict[str, nn.Module] = {}
+    layers: dict[str, nn.Module] = {}  # by name in the graph
+    names: set[str] = set()
     for node in list(graph.nodes):
         if node.target in _IDENTITIES:
             node.replace_all_uses_with(node.args[0])
@@ -75,22 +77,23 @@ def canonical(program: torch.export.ExportedProgram) -> fx.GraphModule:
             with graph.inserting_after(node):
                 _replace(node, graph.call_function(FLATTEN, (node.args[0], 1)))
         elif node.target in (CONV, LINEAR):
-            layer, last = _folded(module, node)
             name = _place(node)
-            name = name if name not in layers else f"{name}_{node.name}"  # a module that is called twice
-            layers[name] = layer
+            name = name if name not in names else f"{name}_{node.name}"  # a module that is called twice
+            names.add(name)
+            layer, last = _folded(module, node, name)
+            target = f"layer_{len(layers)}"
+            layers[target] = layer
             with graph.inserting_after(last):
-                _replace(last, graph.create_node("call_module", name, (node.args[0],)))
+                _replace(last, graph.create_node("call_module", target, (node.args[0],)))
     graph.owning_module = None  # which lacks the layers that the nodes now name
     graph.eliminate_dead_code(lambda node: node.op in ("placeholder", "output"))
     return fx.GraphModule(layers, graph)
 
 
 def layers_of(module: fx.GraphModule) -> dict[str, Layer]:
-    """Name to layer, in the order of execution."""
-    targets = (str(node.target) for node in module.graph.nodes if node.op == "call_module")
-    found = ((target, module.get_submodule(target)) for target in targets)
-    return {name: layer for name, layer in found if isinstance(layer, Layer)}
+    """The user's name to layer, in the order of execution."""
+    called = (module.get_submodule(node.target) for node in module.graph.nodes if node.op == "call_module")
+    return {layer.name: layer for layer in called if isinstance(layer, Layer)}
 
 
 def _functional(program: torch.export.ExportedProgram) -> fx.GraphModule:
@@ -116,19 +119,19 @@ def _tensor(module: fx.GraphModule, node: Any) -> torch.Tensor:
     return tensor.detach()
 
 
-def _folded(module: fx.GraphModule, node: Any) -> tuple[Layer, fx.Node]:
+def _folded(module: fx.GraphModule, node: Any, name: str) -> tuple[Layer, fx.Node]:
     """A convolution or linear node and the batch norm after it as one ``Layer``, and the last node it stands for."""
     weight = _tensor(module, node.args[1])  # [C, taps...]
     bias = _tensor(module, node.args[2]) if len(node.args) > 2 and node.args[2] else torch.zeros(len(weight))  # [C]
     norm = next(iter(node.users))
     if norm.target != BATCH_NORM:
-        return Layer(node.target, weight, bias, *node.args[3:]), node
+        return Layer(name, node.target, weight, bias, *node.args[3:]), node
     scale = _tensor(module, norm.args[1]) if norm.args[1] else torch.ones(len(weight))  # [C]
     shift = _tensor(module, norm.args[2]) if norm.args[2] else torch.zeros(len(weight))  # [C]
     mean, variance = _tensor(module, norm.args[3]), _tensor(module, norm.args[4])  # [C]
     fuse = fuse_conv_bn_weights if node.target == CONV else fuse_linear_bn_weights
     weight, bias = fuse(weight, bias, mean, variance, norm.args[6], scale, shift)
-    return Layer(node.target, weight, bias, *node.args[3:]), next(iter(norm.users))
+    return Layer(name, node.target, weight, bias, *node.args[3:]), next(iter(norm.users))
 
 
 def _problems(module: fx.GraphModule) -> Iterator[str]:
@@ -157,12 +160,11 @@ def _rank(node: Any) -> int:
 
 def _feature_order(node: Any) -> tuple[int, ...]:
     """The shape [C, H, W] of the image that a node's features are a flattened form of; () where they are no image's."""
-    if not isinstance(node, fx.Node) or _rank(node) != 2 or node.target in (CONV, LINEAR) or node.op == "placeholder":
-        return ()
     if node.target in _RESHAPES and _rank(node.args[0]) == 4:
         channels, height, width = node.args[0].meta["val"].shape[1:]
         return (channels, height, width) if height * width > 1 else ()
-    return _feature_order(node.args[0])
+    keeps_order = node.target in {ADD, *ACTIVATIONS, *_RESHAPES, *_IDENTITIES}
+    return _feature_order(node.args[0]) if keeps_order else ()
 
 
 def _arguments(node: Any) -> dict[str, Any]:

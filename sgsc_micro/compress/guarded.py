@@ -193,49 +193,41 @@ def raised_floors(
 
 
 def _line(proposal: Proposal, found: _Judged, accepted: Line | None, config: CompressionConfig) -> Line:
-    """A journal line; a step that presses must also be smaller to be accepted."""
+    """A candidate's line in the journal; a step that presses must also be smaller to be accepted."""
     verdict = found.verdict
     smaller = proposal.phase != "press" or accepted is None or found.stored_bytes < accepted["bytes"]
     reason = "" if smaller else "no smaller than what was accepted"
     if not verdict.passed:
         reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
-    return {
-        "step": proposal.step,
-        "phase": proposal.phase,
-        "gamma": proposal.gamma,
-        "seed": config.seed,
-        "epochs": config.epochs if proposal.step else 0,
+    return _head(proposal, reason, accepted, config) | {
         "bytes": found.stored_bytes,
         "flips": list(verdict.flips),
         "diverged": list(verdict.diverged),
         "smallest_margin": round(float(verdict.margins.min()), 6),
         "divergence": round(verdict.divergence, 6),
         "passed": verdict.passed,
-        "accepted": not reason,
-        "reason": reason,
-        "restored": accepted["step"] if accepted and reason else None,
         "raised": {},
     }
 
 
 def _refused(proposal: Proposal, error: SgscError, accepted: Line, config: CompressionConfig) -> Line:
     """The line of a candidate that has no integers; its size is unknown, so that of the accepted state stands."""
+    nothing_seen: Line = {"flips": [], "diverged": [], "smallest_margin": None, "divergence": None, "raised": {}}
+    unknown = {"bytes": accepted["bytes"], "passed": False}
+    return _head(proposal, error.message, accepted, config) | nothing_seen | unknown
+
+
+def _head(proposal: Proposal, reason: str, accepted: Line | None, config: CompressionConfig) -> Line:
+    """What was proposed, and what became of it: accepted where there is no ``reason`` against it."""
     return {
         "step": proposal.step,
         "phase": proposal.phase,
         "gamma": proposal.gamma,
         "seed": config.seed,
-        "epochs": config.epochs,
-        "bytes": accepted["bytes"],
-        "flips": [],
-        "diverged": [],
-        "smallest_margin": None,
-        "divergence": None,
-        "passed": False,
-        "accepted": False,
-        "reason": error.message,
-        "restored": accepted["step"],
-        "raised": {},
+        "epochs": config.epochs if proposal.step else 0,
+        "accepted": not reason,
+        "reason": reason,
+        "restored": accepted["step"] if accepted and reason else None,
     }
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import copy
-import itertools
 from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 
-from sgsc_micro.compress.graph import ACTIVATIONS, ADD, FLATTEN, VALUE_PRESERVING, Layer, layers_of
+from sgsc_micro.compress.graph import ACTIVATIONS, ADD, FLATTEN, VALUE_PRESERVING, Layer
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
+from sgsc_micro.errors import SgscError
 from sgsc_micro.storage import width_of
 
 BIAS_BITS = 24  # of a bias at its accumulator's scale, at most: the rest of int32 is the weights' and the shift's
+NARROWEST = 2.0**-16  # range of an activation, of what its accumulator could reach: finer, and int32 would overflow
 CHANNEL_OVERHEAD_BITS = 64  # bias, multiplier, shift and width of a channel that is stored
 quantized = torch.ops.quantized_decomposed
 
@@ -23,12 +24,16 @@ class QuantisedLayer(Layer):
     """A layer whose weights pass a quantiser."""
 
     def __init__(self, layer: Layer) -> None:
-        super().__init__(layer.function, layer.weight, layer.bias, *layer.rest)
+        super().__init__(layer.name, layer.function, layer.weight, layer.bias, *layer.rest)
         self.quantiser = WeightQuantiser(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """x float32 [N, in, ...] to [N, C, ...], with quantised weights."""
         return self.function(x, self.quantiser(self.weight), self.bias, *self.rest)
+
+    def is_finite(self) -> bool:
+        """Whether training left numbers."""
+        return all(bool(parameter.isfinite().all()) for parameter in self.parameters())
 
     @torch.no_grad()
     def integers(self) -> torch.Tensor:
@@ -45,9 +50,12 @@ class QuantisedNetwork(nn.Module):
     def __init__(self, network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
         super().__init__()
         self.network = network
-        self.layers = {name: QuantisedLayer(layer) for name, layer in layers_of(network).items()}
-        for name, layer in self.layers.items():
-            _put(network, name, layer)
+        self.layers: dict[str, QuantisedLayer] = {}  # by the user's names, in the order of execution
+        for node in network.graph.nodes:
+            if node.op == "call_module":
+                layer = QuantisedLayer(network.get_submodule(node.target))
+                self.layers[layer.name] = layer
+                setattr(network, node.target, layer)
         _insert_activation_quantisers(network, ranges)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -67,8 +75,8 @@ class QuantisedNetwork(nn.Module):
             sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
             if node.op == "placeholder":
                 live[node] = torch.ones(node.meta["val"].shape[1])
-            elif node.op == "call_module" and node.target in self.layers:
-                bits, live[node] = _layer_size(self.layers[node.target], sources[0])
+            elif node.op == "call_module" and isinstance(layer := self.network.get_submodule(node.target), Layer):
+                bits, live[node] = _layer_size(self.layers[layer.name], sources[0])
                 size = size + bits
             elif node.target == ADD:
                 live[node] = torch.maximum(*sources)
@@ -79,7 +87,13 @@ class QuantisedNetwork(nn.Module):
         return size
 
     def export(self, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
-        """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32."""
+        """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32.
+
+        Raises SgscError naming the layers that training left without numbers.
+        """
+        broken = [name for name, layer in self.layers.items() if not layer.is_finite()]
+        if broken:
+            raise SgscError(f"NaN or infinity in {', '.join(broken)} after training", hint="lower the learning rates")
         frozen = copy.deepcopy(self.network)
         for node in self.network.graph.nodes:
             if node.op != "call_module":
@@ -88,9 +102,9 @@ class QuantisedNetwork(nn.Module):
             if isinstance(module, QuantisedLayer):
                 source = self.network.get_submodule(node.args[0].target)
                 assert isinstance(source, ActivationQuantiser)
-                _put(frozen, node.target, FrozenLayer(module, source.scale()))
+                setattr(frozen, node.target, FrozenLayer(module, source.scale()))
             elif isinstance(module, ActivationQuantiser):
-                _put(frozen, node.target, FrozenActivation(module))
+                setattr(frozen, node.target, FrozenActivation(module))
         return torch.export.export(frozen.eval(), (torch.zeros(1, *shape),))
 
 
@@ -145,7 +159,11 @@ class FrozenActivation(nn.Module):
 
 
 class _RangeObserver(fx.Interpreter):
-    """Runs the float network and notes the smallest and largest value of every node."""
+    """Runs the float network and notes the range of every node: its smallest and largest value, or a little more.
+
+    A range may be no narrower than ``NARROWEST`` of what the accumulator could reach. That of a relu that lets nothing
+    through is zero, and what it holds back would not fit 32 bits at a scale to match.
+    """
 
     def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
@@ -154,23 +172,32 @@ class _RangeObserver(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         if isinstance(value, torch.Tensor):
-            self.ranges[n] = (float(value.min()), float(value.max()))
+            low, high = float(value.min()), float(value.max())
+            self.ranges[n] = (low, max(high, low + NARROWEST * self._reach(n)))
         return value
+
+    def _reach(self, n: fx.Node) -> float:
+        """The largest magnitude that the node's accumulator can take, its inputs being anywhere in their ranges."""
+        if n.target in ACTIVATIONS:
+            return self._reach(n.args[0])  # type: ignore[arg-type]
+        inputs = [max(map(abs, self.ranges[source])) for source in n.args if isinstance(source, fx.Node)]
+        if n.op != "call_module":
+            return sum(inputs)
+        layer = self.fetch_attr(str(n.target))
+        return float((inputs[0] * layer.weight.abs().flatten(1).sum(1) + layer.bias.abs()).max())
 
 
 def _insert_activation_quantisers(network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
     """A quantiser after every activation; operators that only move values use the one of their input again."""
     graph = network.graph
     chosen: dict[fx.Node, str] = {}  # node -> name of the quantiser of its value
-    theirs = {name for name, _ in network.named_children()}
-    names = (name for name in map("activation_{}".format, itertools.count()) if name not in theirs)
     for node in list(graph.nodes):
         if node.op == "output" or _is_fused(node):
             continue
         if node.target in VALUE_PRESERVING:
             name = chosen[node.args[0]]
         else:
-            name = next(names)
+            name = f"activation_{len(set(chosen.values()))}"
             network.add_submodule(name, ActivationQuantiser(*ranges[node]))
         with graph.inserting_after(node):
             call = graph.call_module(name, (node,))
@@ -194,8 +221,3 @@ def _layer_size(layer: QuantisedLayer, live: torch.Tensor) -> tuple[torch.Tensor
     taps = (kernel * group.sum(1)).repeat_interleave(channels)  # [C]
     there = torch.minimum(bits.clamp(max=1), group.amax(1).repeat_interleave(channels))  # [C]
     return (bits * taps + CHANNEL_OVERHEAD_BITS * there).sum(), there
-
-
-def _put(root: nn.Module, path: str, module: nn.Module) -> None:
-    parent, _, name = path.rpartition(".")
-    setattr(root.get_submodule(parent), name, module)
