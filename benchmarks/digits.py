@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def table(rows: list[dict[str, Any]]) -> str:
         lines.append(
             f"| {name}, {row['target']} | {ratio('constant_bytes')} | {ratio('flash_bytes')} | {ratio('ram_bytes')} "
             f"| {ratio('instructions')} | {row['test_right']} ({row['test_reference_right']}) of {row['test_cases']} "
-            f"| {row['flips_P']} | {100 * row['bound']:.2f} % | {row['rejected']} |"
+            f"| {row['flips_P']} | {math.ceil(1e4 * row['bound']) / 100:.2f} % | {row['rejected']} |"
         )
     return "\n".join(lines)
 

@@ -50,11 +50,6 @@ def run(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
     return (result.integers * result.scale).astype(np.float32)
 
 
-def quantise_input(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
-    """int8 of float32 ``x``: clip(floor(x / scale + 1/2) + zero_point)."""
-    return exact.quantise(x, scale, zero_point).astype(np.int8)
-
-
 def run_integers(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
     """The int8 output [N, ...] behind :func:`run`: the bytes the C library must give."""
     return np.asarray(_result(module, x).stored, dtype=np.int8)
