@@ -6,11 +6,15 @@ import contextlib
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from torch import nn
 
 from sgsc_micro.cli import main
+from sgsc_micro.preserve import CaseSet
 from sgsc_micro.project import example_dir
+from tests.small import make_task
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,3 +35,9 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert built.exit_code == 0, built.output
         (folder / f"{target}.txt").write_text(built.stdout, encoding="utf-8")
     return folder
+
+
+@pytest.fixture(scope="session")
+def task() -> tuple[nn.Module, np.ndarray, np.ndarray, CaseSet]:
+    """A trained network, 90 noisy bars of 3 directions, and 12 preserved cases."""
+    return make_task()

@@ -3,92 +3,24 @@
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import tvm
 from torch import nn
-from tvm import relax
 
 from sgsc_micro import importers, reference
 from sgsc_micro.codegen import stored_bytes
 from sgsc_micro.compress import (
-    CompressionResult,
     check_supported,
-    compress,
-    guarded,
-    journal,
-    training,
 )
 from sgsc_micro.compress.graph import canonical, layers_of
 from sgsc_micro.compress.network import CHANNEL_OVERHEAD_BITS, QuantisedNetwork, calibrated
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
-from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
-from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
 from sgsc_micro.passes import optimise
-from sgsc_micro.preserve import CaseSet, judge
-from sgsc_micro.project import CompressionConfig, Policy
-from sgsc_micro.storage import channel_words, width_of
-
-SHAPE = (1, 6, 6)
-
-
-class Small(nn.Module):
-    """Every operator that can be lowered, in-place ones among them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(4)
-        self.depthwise = nn.Conv2d(4, 4, 3, padding=1, groups=4)
-        self.relu = nn.ReLU(inplace=True)
-        self.clip = nn.ReLU6()
-        self.pool = nn.MaxPool2d(2)
-        self.drop = nn.Dropout(0.5)
-        self.dense = nn.Linear(4 * 9, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.relu(self.norm(self.conv(x)))  # [N, 4, 6, 6]
-        y = self.clip(self.depthwise(x))  # [N, 4, 6, 6]
-        y += x
-        return self.dense(self.drop(self.pool(y).reshape(len(x), -1)))  # [N, 3]
-
-
-@pytest.fixture(scope="module")
-def task() -> tuple[nn.Module, np.ndarray, np.ndarray, CaseSet]:
-    """A trained network, 90 noisy bars of 3 directions, and 12 preserved cases."""
-    torch.manual_seed(0)
-    random = np.random.default_rng(0)
-    bars = np.zeros((3, *SHAPE), dtype=np.float32)
-    bars[0, 0, 2], bars[1, 0, :, 2], bars[2, 0] = 1, 1, np.eye(6)
-    labels = np.arange(90) % 3
-    inputs = bars[labels] + 0.25 * random.normal(size=(90, *SHAPE)).astype(np.float32)
-    network = Small()
-    optimizer = torch.optim.Adam(network.parameters(), 0.01)
-    for _ in range(40):
-        loss = nn.functional.cross_entropy(network(torch.from_numpy(inputs)), torch.from_numpy(labels))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    network.eval()
-    with torch.no_grad():
-        answers = network(torch.from_numpy(inputs[:12])).numpy()
-    assert (answers.argmax(1) == labels[:12]).all()
-    return network, inputs, labels, CaseSet(np.arange(12).astype(str), inputs[:12], labels[:12], answers, "user")
-
-
-def program_of(network: nn.Module, *shape: int) -> torch.export.ExportedProgram:
-    return torch.export.export(network.eval(), (torch.zeros(1, *(shape or SHAPE)),))
-
-
-def quantised(task: tuple[nn.Module, np.ndarray, np.ndarray, CaseSet]) -> QuantisedNetwork:
-    return calibrated(canonical(program_of(task[0])), torch.from_numpy(task[1]))
+from tests.small import SHAPE, program_of, quantised
 
 
 def set_bits(network: QuantisedNetwork, layer: str, bits: list[float]) -> None:
@@ -303,23 +235,6 @@ def test_dead_channels_can_be_exported() -> None:
     assert stored_bytes(optimise(module)) > 0  # the proof that no accumulator overflows
 
 
-def test_a_candidate_without_integers_is_a_rejected_step(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest, calls = QuantisedNetwork.export, iter(range(100))
-
-    def refusing(network: QuantisedNetwork, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
-        if next(calls) == 1:
-            raise SgscError("no integers for it")
-        return honest(network, shape)
-
-    monkeypatch.setattr(QuantisedNetwork, "export", refusing)
-    result = run(task, tmp_path)
-    refused = journal_of(tmp_path)[1]
-    assert (refused["accepted"], refused["reason"], refused["restored"]) == (False, "no integers for it", 0)
-    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
-
-
 def test_weights_that_are_not_numbers_are_named(task: Any) -> None:
     network = copy.deepcopy(task[0])
     network.dense.weight.data[1, 2] = torch.nan
@@ -368,135 +283,3 @@ def test_the_exported_integers_are_what_was_trained(task: Any) -> None:
     with torch.no_grad():
         trained = network(torch.from_numpy(task[1])).numpy()
     assert np.abs(outputs - trained).max() <= 2.5 * step  # roundings of ties inside
-
-
-# The guarded loop
-
-CONFIG = CompressionConfig(steps=3, settle=1, epochs=2, batch=32, bits_learning_rate=0.2)
-
-
-def stored(module: tvm.IRModule) -> int:
-    """Bytes of the packed weights alone."""
-    values = [call.args[0] for _, call in bindings_of(module["main"]) if isinstance(call, relax.Call)]
-    weights = [constant_of(value) for value in values if is_constant(value) and len(shape_of(value)) > 1]
-    return sum(4 * channel_words(int(bits), layer[0].size) for layer in weights for bits in width_of(layer))
-
-
-def run(task: Any, folder: Path, **changes: Any) -> CompressionResult:
-    network, inputs, labels, cases = task
-    return compress(
-        network, inputs, labels, cases, **{"stored_bytes": stored, "workdir": folder, "config": CONFIG, **changes}
-    )
-
-
-def journal_of(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()[1:]]
-
-
-def integers_of(result: CompressionResult) -> list[bytes]:
-    return [tensor.detach().numpy().tobytes() for tensor in result.program.state_dict.values()]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(task: Any, tmp_path_factory: pytest.TempPathFactory) -> CompressionResult:
-    return run(task, tmp_path_factory.mktemp("undisturbed"))
-
-
-def test_a_run_shrinks_and_keeps_every_case(task: Any, undisturbed: CompressionResult) -> None:
-    assert undisturbed.stored_bytes < undisturbed.start_bytes
-    assert judge(task[3], reference.run(undisturbed.module, task[3].inputs)).flips == ()
-    lines = journal_of(undisturbed.journal.parent)
-    pressed = [line["bytes"] for line in lines if line["accepted"] and line["phase"] != "settle"]
-    assert pressed == sorted(pressed, reverse=True)
-
-
-def test_a_destructive_step_is_rejected_and_nothing_of_it_stays(
-    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    honest, starts = training.train, []
-
-    def planted(network: QuantisedNetwork, float_network: Any, x: Any, y: Any, proposal: Proposal, config: Any) -> None:
-        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
-        if proposal.step == 1:
-            network.layers["dense"].weight.data[1].neg_()  # class 1 is lost, the others stay
-        else:
-            honest(network, float_network, x, y, proposal, config)
-
-    monkeypatch.setattr(training, "train", planted)
-    result = run(task, tmp_path)
-    bad = journal_of(tmp_path)[1]
-    assert not bad["accepted"] and bad["restored"] == 0 and bad["flips"]
-    assert 1 in task[3].labels[[int(case) for case in bad["flips"]]]
-    assert "1" in bad["raised"]["dense"]  # it knows who did it
-    assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
-    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
-    assert any(line["accepted"] for line in journal_of(tmp_path)[2:])
-
-
-@pytest.mark.parametrize("moment", ["in training", "after the state", "in the middle of the line"])
-def test_a_killed_run_goes_on_to_the_same_bytes(
-    task: Any, undisturbed: CompressionResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
-) -> None:
-    folder = tmp_path
-    honest = training.train
-
-    def die(*args: Any) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        if moment == "in training":
-            patch.setattr(training, "train", lambda *args: die() if args[4].step == 2 else honest(*args))
-        else:
-            syncs = iter([lambda file: None, lambda file: None, die])  # one a line; the third is that of step 2
-            patch.setattr(journal, "os", SimpleNamespace(fsync=lambda file: next(syncs)(file)))
-        run(task, folder)
-    lines = (folder / "journal.jsonl").read_bytes()
-    last = len(lines.splitlines()[-1]) + 1
-    cut = {"after the state": last, "in the middle of the line": last // 2}.get(moment, 0)
-    (folder / "journal.jsonl").write_bytes(lines[: len(lines) - cut])
-    resumed = run(task, folder)
-    assert integers_of(resumed) == integers_of(undisturbed)
-    timeless = [
-        [{**line, "seconds": 0} for line in journal_of(place)] for place in (folder, undisturbed.journal.parent)
-    ]
-    assert timeless[0] == timeless[1]
-
-
-def test_an_impossible_policy_names_the_cases(task: Any, tmp_path: Path) -> None:
-    with pytest.raises(SgscError, match=r"even 8 bits break the preserved cases 0, 1, 2"):
-        run(task, tmp_path, policy=Policy(max_divergence=1e-9))
-    assert not any(line["accepted"] for line in journal_of(tmp_path))
-
-
-def test_a_journal_of_another_run_is_refused(task: Any, tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(task, tmp_path, progress=lambda line: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(SgscError, match=r"belongs to another run: policy changed"):
-        run(task, tmp_path, policy=Policy(max_flips=3))
-
-
-def test_training_data_that_are_not_numbers_are_named(task: Any, tmp_path: Path) -> None:
-    network, inputs, labels, cases = task
-    broken = inputs.copy()
-    broken[17, 0, 0, 0] = np.nan
-    with pytest.raises(SgscError, match=r"rows \[17\]"):
-        compress(network, broken, labels, cases, stored, tmp_path)
-
-
-def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -> None:
-    network = quantised(task)
-    line = {"phase": "start", "passed": True, "accepted": True, "flips": [], "diverged": [], "raised": {}}
-    broke = {
-        **line,
-        "phase": "press",
-        "passed": False,
-        "accepted": False,
-        "flips": ["3"],
-        "raised": {"dense": {"1": 5}},
-    }
-    proposal = guarded.next_proposal([line, broke], network, CONFIG)
-    assert proposal is not None and proposal.phase == "press"
-    assert proposal.floors["dense"].tolist() == [0, 5, 0]
-    assert proposal.gamma == pytest.approx(CONFIG.gamma * guarded.EASE)
-    ended = guarded.next_proposal([line] + [broke] * guarded.PATIENCE, network, CONFIG)
-    assert ended is not None and ended.phase == "settle"

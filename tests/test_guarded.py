@@ -1,0 +1,177 @@
+"""The guarded loop: what is accepted, what is restored, and where a killed run goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tvm
+from tvm import relax
+
+from sgsc_micro import reference
+from sgsc_micro.compress import (
+    CompressionResult,
+    compress,
+    guarded,
+    journal,
+    training,
+)
+from sgsc_micro.compress.network import QuantisedNetwork
+from sgsc_micro.compress.training import Proposal
+from sgsc_micro.errors import SgscError
+from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
+from sgsc_micro.preserve import judge
+from sgsc_micro.project import CompressionConfig, Policy
+from sgsc_micro.storage import channel_words, width_of
+from tests.small import quantised
+
+CONFIG = CompressionConfig(steps=3, settle=1, epochs=2, batch=32, bits_learning_rate=0.2)
+
+
+def stored(module: tvm.IRModule) -> int:
+    """Bytes of the packed weights alone."""
+    values = [call.args[0] for _, call in bindings_of(module["main"]) if isinstance(call, relax.Call)]
+    weights = [constant_of(value) for value in values if is_constant(value) and len(shape_of(value)) > 1]
+    return sum(4 * channel_words(int(bits), layer[0].size) for layer in weights for bits in width_of(layer))
+
+
+def run(task: Any, folder: Path, **changes: Any) -> CompressionResult:
+    network, inputs, labels, cases = task
+    return compress(
+        network, inputs, labels, cases, **{"stored_bytes": stored, "workdir": folder, "config": CONFIG, **changes}
+    )
+
+
+def journal_of(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()[1:]]
+
+
+def integers_of(result: CompressionResult) -> list[bytes]:
+    return [tensor.detach().numpy().tobytes() for tensor in result.program.state_dict.values()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(task: Any, tmp_path_factory: pytest.TempPathFactory) -> CompressionResult:
+    return run(task, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_a_run_shrinks_and_keeps_every_case(task: Any, undisturbed: CompressionResult) -> None:
+    assert undisturbed.stored_bytes < undisturbed.start_bytes
+    assert judge(task[3], reference.run(undisturbed.module, task[3].inputs)).flips == ()
+    lines = journal_of(undisturbed.journal.parent)
+    pressed = [line["bytes"] for line in lines if line["accepted"] and line["phase"] != "settle"]
+    assert pressed == sorted(pressed, reverse=True)
+
+
+def test_a_destructive_step_is_rejected_and_nothing_of_it_stays(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, starts = training.train, []
+
+    def planted(network: QuantisedNetwork, float_network: Any, x: Any, y: Any, proposal: Proposal, config: Any) -> None:
+        starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+        if proposal.step == 1:
+            network.layers["dense"].weight.data[1].neg_()  # class 1 is lost, the others stay
+        else:
+            honest(network, float_network, x, y, proposal, config)
+
+    monkeypatch.setattr(training, "train", planted)
+    result = run(task, tmp_path)
+    bad = journal_of(tmp_path)[1]
+    assert not bad["accepted"] and bad["restored"] == 0 and bad["flips"]
+    assert 1 in task[3].labels[[int(case) for case in bad["flips"]]]
+    assert "1" in bad["raised"]["dense"]  # it knows who did it
+    assert all(torch.equal(tensor, starts[1][name]) for name, tensor in starts[0].items())
+    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
+    assert any(line["accepted"] for line in journal_of(tmp_path)[2:])
+
+
+@pytest.mark.parametrize("moment", ["in training", "after the state", "in the middle of the line"])
+def test_a_killed_run_goes_on_to_the_same_bytes(
+    task: Any, undisturbed: CompressionResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    folder = tmp_path
+    honest = training.train
+
+    def die(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if moment == "in training":
+            patch.setattr(training, "train", lambda *args: die() if args[4].step == 2 else honest(*args))
+        else:
+            syncs = iter([lambda file: None, lambda file: None, die])  # one a line; the third is that of step 2
+            patch.setattr(journal, "os", SimpleNamespace(fsync=lambda file: next(syncs)(file)))
+        run(task, folder)
+    lines = (folder / "journal.jsonl").read_bytes()
+    last = len(lines.splitlines()[-1]) + 1
+    cut = {"after the state": last, "in the middle of the line": last // 2}.get(moment, 0)
+    (folder / "journal.jsonl").write_bytes(lines[: len(lines) - cut])
+    resumed = run(task, folder)
+    assert integers_of(resumed) == integers_of(undisturbed)
+    timeless = [
+        [{**line, "seconds": 0} for line in journal_of(place)] for place in (folder, undisturbed.journal.parent)
+    ]
+    assert timeless[0] == timeless[1]
+
+
+def test_an_impossible_policy_names_the_cases(task: Any, tmp_path: Path) -> None:
+    with pytest.raises(SgscError, match=r"even 8 bits break the preserved cases 0, 1, 2"):
+        run(task, tmp_path, policy=Policy(max_divergence=1e-9))
+    assert not any(line["accepted"] for line in journal_of(tmp_path))
+
+
+def test_a_journal_of_another_run_is_refused(task: Any, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(task, tmp_path, progress=lambda line: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(SgscError, match=r"belongs to another run: policy changed"):
+        run(task, tmp_path, policy=Policy(max_flips=3))
+
+
+def test_training_data_that_are_not_numbers_are_named(task: Any, tmp_path: Path) -> None:
+    network, inputs, labels, cases = task
+    broken = inputs.copy()
+    broken[17, 0, 0, 0] = np.nan
+    with pytest.raises(SgscError, match=r"rows \[17\]"):
+        compress(network, broken, labels, cases, stored, tmp_path)
+
+
+def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -> None:
+    network = quantised(task)
+    line = {"phase": "start", "passed": True, "accepted": True, "flips": [], "diverged": [], "raised": {}}
+    broke = {
+        **line,
+        "phase": "press",
+        "passed": False,
+        "accepted": False,
+        "flips": ["3"],
+        "raised": {"dense": {"1": 5}},
+    }
+    proposal = guarded.next_proposal([line, broke], network, CONFIG)
+    assert proposal is not None and proposal.phase == "press"
+    assert proposal.floors["dense"].tolist() == [0, 5, 0]
+    assert proposal.gamma == pytest.approx(CONFIG.gamma * guarded.EASE)
+    ended = guarded.next_proposal([line] + [broke] * guarded.PATIENCE, network, CONFIG)
+    assert ended is not None and ended.phase == "settle"
+
+
+def test_a_candidate_without_integers_is_a_rejected_step(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest, calls = QuantisedNetwork.export, iter(range(100))
+
+    def refusing(network: QuantisedNetwork, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
+        if next(calls) == 1:
+            raise SgscError("no integers for it")
+        return honest(network, shape)
+
+    monkeypatch.setattr(QuantisedNetwork, "export", refusing)
+    result = run(task, tmp_path)
+    refused = journal_of(tmp_path)[1]
+    assert (refused["accepted"], refused["reason"], refused["restored"]) == (False, "no integers for it", 0)
+    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
