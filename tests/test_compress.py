@@ -1,4 +1,4 @@
-"""The compressor: quantisers and size against plain formulas, the graph it takes, and a guard that guards."""
+"""The compressor: quantisers and size against plain formulas, the graph it takes, what it exports."""
 
 from __future__ import annotations
 
