@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+import tvm
 import tvm_ffi
 from tvm import relax
 from tvm.ir import Constant
@@ -35,3 +37,19 @@ def bindings_of(function: relax.Function) -> Iterator[tuple[relax.Var, relax.Exp
     for block in function.body.blocks:
         for binding in block.bindings:
             yield binding.var, binding.value
+
+
+_ROUNDING = "sgsc.rounding"
+
+
+def rounding_of(module: tvm.IRModule) -> Any:
+    """How a module's operators round (docs/semantics.md): ``single``, or ``tflite`` where ``main`` says so."""
+    attributes = module["main"].attrs
+    return str(attributes[_ROUNDING]) if attributes and _ROUNDING in attributes else "single"
+
+
+def with_rounding(module: tvm.IRModule, rounding: str) -> tvm.IRModule:
+    """The same module whose ``main`` says how it rounds."""
+    module = module.clone()
+    module["main"] = module["main"].with_attr(_ROUNDING, rounding)
+    return module

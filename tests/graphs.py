@@ -6,14 +6,47 @@ import numpy as np
 import tvm
 from tvm import relax
 
-Image = tuple[relax.Var, float, int]  # int8 tensor [1, H, W, C], its scale and zero point
+from sgsc_micro.ir import shape_of, with_rounding
+
+Image = tuple[relax.Expr, float, int]
+"""int8 tensor [1, H, W, C], its scale and zero point."""
+
+
+KINDS = [
+    "conv",
+    "depthwise",
+    "grouped",
+    "transposed",
+    "rows",
+    "residual",
+    "twice",
+    "broadcast",
+    "requantize",
+    "lookup",
+    "softmax",
+    "max_pool",
+    "avg_pool",
+    "mean",
+    "matmul",
+    "bilinear",
+    "pad",
+    "permute",
+    "concat",
+    "slice",
+    "take",
+]
+"""Every operator of the one form, by the method that draws one."""
+
+LARGEST = 2048
+"""Values of a tensor; a larger one is pooled before the graph goes on."""
 
 
 class GraphBuilder:
     """Emits QDQ operators with constants drawn from ``rng``; every method takes and gives an int8 image."""
 
-    def __init__(self, rng: np.random.Generator) -> None:
+    def __init__(self, rng: np.random.Generator, rounding: str = "single") -> None:
         self.rng = rng
+        self.rounding = rounding
         self.builder = relax.BlockBuilder()
 
     def build(self, shape: tuple[int, int, int], body: list[str], widths: list[int]) -> tvm.IRModule:
@@ -27,10 +60,12 @@ class GraphBuilder:
                 image = self._quantize(nhwc, 0.05, int(self.rng.integers(-20, 20)))
                 for name in body:
                     image = getattr(self, name)(image)
+                    while np.prod(_shape(image)) > LARGEST:
+                        image = self.max_pool(image, smaller=True)
                 image = self.dense(image)
                 result = self.builder.emit_output(self._dequantize(image))
             self.builder.emit_func_output(result)
-        return self.builder.finalize()
+        return with_rounding(self.builder.finalize(), self.rounding)
 
     def conv(self, image: Image) -> Image:
         """A convolution of any kernel, stride, dilation and padding that fits."""
@@ -49,41 +84,160 @@ class GraphBuilder:
             return self.conv(image)
         return self._conv(image, 2 * self._draw(1, 4), groups=2, depth=channels // 2)
 
+    def transposed(self, image: Image) -> Image:
+        """A transposed convolution, cropped or not."""
+        kernel, strides = (self._draw(1, 4), self._draw(1, 4)), (self._draw(1, 4), self._draw(1, 4))
+        crop = [self._draw(0, side) for side in (*kernel, *kernel)]
+        _, height, width, channels = _shape(image)
+        sides = [(height, 0), (width, 1)]
+        if any((side - 1) * strides[i] + kernel[i] - crop[i] - crop[i + 2] < 1 for side, i in sides):
+            crop = [0, 0, 0, 0]
+        weights, scales = self._weights((self._draw(1, 6), *kernel, channels))
+        layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
+        x, w = self._dequantize(image), self._constant(weights, scales)
+        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, strides=strides, padding=crop, **layouts))
+        return self._finish(total, image[1] * scales, int(np.prod(weights.shape[1:])))
+
+    def rows(self, image: Image) -> Image:
+        """A dense layer over every pixel."""
+        weights, scales = self._weights((self._draw(1, 9), _shape(image)[3]))
+        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, scales)))
+        total = self.builder.emit(relax.op.matmul(self._dequantize(image), kernel))
+        return self._finish(total, image[1] * scales, weights.shape[1])
+
     def residual(self, image: Image) -> Image:
-        """``add(image, conv3x3(image))``."""
+        """``image`` and ``conv3x3(image)``, added, subtracted or multiplied."""
         channels = _shape(image)[3]
         other = self._conv(image, channels, groups=1, depth=channels, same=True)
-        total = self.builder.emit(relax.op.add(self._dequantize(image), self._dequantize(other)))
-        return self._quantize(self._activation(total), float(self.rng.uniform(0.02, 0.2)), self._zero_point())
+        return self._binary(image, other)
 
     def twice(self, image: Image) -> Image:
-        """``add(image, image)``."""
-        total = self.builder.emit(relax.op.add(self._dequantize(image), self._dequantize(image)))
-        return self._quantize(self._activation(total), image[1] * float(self.rng.uniform(0.5, 2.5)), self._zero_point())
+        """``image`` with itself."""
+        return self._binary(image, image)
+
+    def broadcast(self, image: Image) -> Image:
+        """``image`` with a constant, of its shape or broadcast, on either side."""
+        _, height, width, channels = _shape(image)
+        shapes = [(), (channels,), (1, 1, width, 1), (1, height, 1, channels), (1, height, width, channels)]
+        values = self.rng.integers(-128, 128, shapes[self._draw(0, len(shapes))]).astype(np.int8)
+        constant = relax.const(values), self._scale(), self._zero_point()
+        return self._binary(image, constant) if self.rng.random() < 0.5 else self._binary(constant, image)
+
+    def _binary(self, a: Image, b: Image) -> Image:
+        compute = (relax.op.add, relax.op.subtract, relax.op.multiply)[self._draw(0, 3)]
+        total = self.builder.emit(compute(self._dequantize(a), self._dequantize(b)))
+        spread = 127 * a[1] * b[1] if compute is relax.op.multiply else max(a[1], b[1])
+        return self._quantize(self._activation(total), spread * float(self.rng.uniform(0.5, 2.5)), self._zero_point())
 
     def requantize(self, image: Image) -> Image:
         """From one scale and zero point to another."""
         real = self._activation(self._dequantize(image))
         return self._quantize(real, image[1] * float(self.rng.uniform(0.3, 3.0)), self._zero_point())
 
-    def max_pool(self, image: Image) -> Image:
+    def lookup(self, image: Image) -> Image:
+        """Any table."""
+        table = relax.const(self.rng.integers(-128, 128, 256).astype(np.int8))
+        wide = self.builder.emit(relax.op.astype(image[0], "int32"))
+        index = self.builder.emit(relax.op.add(wide, relax.const(np.int32(128))))
+        return self.builder.emit(relax.op.take(table, index)), self._scale(), self._zero_point()
+
+    def softmax(self, image: Image) -> Image:
+        """Over the channels."""
+        total = self.builder.emit(relax.op.nn.softmax(self._dequantize(image), axis=-1))
+        return self._quantize(total, 1 / 256, -128)
+
+    def max_pool(self, image: Image, smaller: bool = False) -> Image:
         """Max pooling, padded or not."""
         q, scale, zero_point = image
         _, height, width, _ = _shape(image)
         size = (self._draw(1, min(3, height) + 1), self._draw(1, min(3, width) + 1))
-        padding = [self._draw(0, side) for side in (*size, *size)]
-        strides = (self._draw(1, 3), self._draw(1, 3))
+        padding = [0] * 4 if smaller else [self._draw(0, side) for side in (*size, *size)]
+        strides = (2, 2) if smaller else (self._draw(1, 3), self._draw(1, 3))
+        if smaller and height == width == 1:
+            return self._slice(image, (0, 0, 0, 0), (1, 1, 1, LARGEST), (1, 1, 1, 1))
         pooled = relax.op.nn.max_pool2d(q, size, strides, padding, layout="NHWC")
         return self.builder.emit(pooled), scale, zero_point
 
     def avg_pool(self, image: Image) -> Image:
-        """Average pooling without padding."""
+        """Average pooling, padded or not; TFLite's keeps the scale."""
         _, height, width, _ = _shape(image)
         size = (self._draw(1, min(3, height) + 1), self._draw(1, min(3, width) + 1))
-        pooled = relax.op.nn.avg_pool2d(self._dequantize(image), size, (self._draw(1, 3), 1), layout="NHWC")
-        return self._quantize(
-            self.builder.emit(pooled), image[1] * float(self.rng.uniform(0.3, 1.5)), self._zero_point()
+        padding = [self._draw(0, side) for side in (*size, *size)] if self.rng.random() < 0.5 else [0, 0, 0, 0]
+        strides = (self._draw(1, 3), self._draw(1, 3))
+        x = self._dequantize(image)
+        pooled = relax.op.nn.avg_pool2d(x, size, strides, padding, count_include_pad=False, layout="NHWC")
+        total = self._activation(self.builder.emit(pooled))
+        if self.rounding == "tflite":
+            return self._quantize(total, image[1], image[2])
+        return self._quantize(total, image[1] * float(self.rng.uniform(0.3, 1.5)), self._zero_point())
+
+    def mean(self, image: Image) -> Image:
+        """Over height and width, or over one axis."""
+        axes = ([1, 2], [1], [2], [3], [1, 3])[self._draw(0, 5)]
+        total = self.builder.emit(relax.op.mean(self._dequantize(image), axes, keepdims=True))
+        return self._quantize(total, image[1] * float(self.rng.uniform(0.3, 1.5)), self._zero_point())
+
+    def matmul(self, image: Image) -> Image:
+        """Every pixel's channels times every other's: attention's first half."""
+        q, scale, zero_point = image
+        _, height, width, channels = _shape(image)
+        pixels = min(height * width, 12)
+        flat = self.builder.emit(relax.op.reshape(q, (1, height * width, channels)))
+        few = self.builder.emit(relax.op.strided_slice(flat, [1], [0], [pixels]))
+        turned = self.builder.emit(relax.op.permute_dims(few, (0, 2, 1)))
+        reals = self._dequantize((few, scale, zero_point)), self._dequantize((turned, scale, zero_point))
+        total = self.builder.emit(relax.op.matmul(*reals))
+        spread = scale * scale * float(self.rng.uniform(20, 200)) * channels
+        product, *parameters = self._quantize(total, spread, self._zero_point())
+        return (self.builder.emit(relax.op.reshape(product, (1, pixels, pixels, 1))), *parameters)
+
+    def bilinear(self, image: Image) -> Image:
+        """To any size."""
+        modes = "half_pixel", "align_corners", "asymmetric"
+        size, mode = (self._draw(1, 12), self._draw(1, 12)), modes[self._draw(0, 3)]
+        resized = relax.op.image.resize2d(
+            self._dequantize(image), size, layout="NHWC", method="linear", coordinate_transformation_mode=mode
         )
+        return self._quantize(self.builder.emit(resized), image[1], image[2])
+
+    def pad(self, image: Image) -> Image:
+        """With the zero point or another value, any axis but the first."""
+        q, scale, zero_point = image
+        widths = [0, 0, *(int(width) for width in self.rng.integers(0, 3, 6))]
+        value = zero_point if self.rng.random() < 0.7 else self._draw(-128, 128)
+        return self.builder.emit(relax.op.nn.pad(q, widths, pad_value=value)), scale, zero_point
+
+    def permute(self, image: Image) -> Image:
+        """Height, width and channels in another order."""
+        axes = [0, *(int(axis) for axis in self.rng.permutation([1, 2, 3]))]
+        return (self.builder.emit(relax.op.permute_dims(image[0], axes)), *image[1:])
+
+    def concat(self, image: Image) -> Image:
+        """With itself, with a table of itself or with a constant."""
+        other = image[0] if self.rng.random() < 0.3 else self.lookup(image)[0]
+        if self.rng.random() < 0.3:
+            other = relax.const(self.rng.integers(-128, 128, _shape(image)).astype(np.int8))
+        return (self.builder.emit(relax.op.concat([image[0], other], axis=self._draw(1, 4))), *image[1:])
+
+    def slice(self, image: Image) -> Image:
+        """Any part, any step, backwards too."""
+        begin, end, steps = [0], [1], [1]
+        for extent in _shape(image)[1:]:
+            first, step = self._draw(0, extent), int(self.rng.choice([1, 1, 2, 3, -1]))
+            begin.append(first)
+            end.append(extent if step > 0 else -extent - 1)
+            steps.append(step)
+        return self._slice(image, tuple(begin), tuple(end), tuple(steps))
+
+    def _slice(self, image: Image, begin: tuple[int, ...], end: tuple[int, ...], steps: tuple[int, ...]) -> Image:
+        part = relax.op.strided_slice(image[0], list(range(4)), list(begin), list(end), list(steps))
+        return (self.builder.emit(part), *image[1:])
+
+    def take(self, image: Image) -> Image:
+        """Some indices of an axis, in any order."""
+        axis = self._draw(1, 4)
+        indices = self.rng.integers(0, _shape(image)[axis], self._draw(1, 6)).astype(np.int32)
+        return (self.builder.emit(relax.op.take(image[0], relax.const(indices), axis=axis)), *image[1:])
 
     def dense(self, image: Image) -> Image:
         """Flatten and a dense layer."""
@@ -155,6 +309,9 @@ class GraphBuilder:
             relax.op.dequantize(q, relax.const(np.float32(scale)), relax.const(np.int8(zero_point)))
         )
 
+    def _scale(self) -> float:
+        return float(np.float32(10 ** self.rng.uniform(-4, 1)))
+
     def _zero_point(self) -> int:
         return int(self.rng.choice([-128, 0, int(self.rng.integers(-128, 128))]))
 
@@ -162,16 +319,18 @@ class GraphBuilder:
         return int(self.rng.integers(low, high))
 
 
-def random_graph(seed: int, widths: list[int] | None = None) -> tuple[tvm.IRModule, np.ndarray]:
+def random_graph(
+    seed: int, widths: list[int] | None = None, rounding: str | None = None
+) -> tuple[tvm.IRModule, np.ndarray]:
     """A module drawn from ``seed`` and float32 inputs [3, C, H, W] for it."""
     rng = np.random.default_rng(seed)
-    kinds = ["conv", "depthwise", "grouped", "residual", "twice", "requantize", "max_pool", "avg_pool"]
-    body = [str(kind) for kind in rng.choice(kinds, int(rng.integers(1, 6)))]
+    body = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 6)))
-    module = GraphBuilder(rng).build(shape, body, widths or list(range(9)))
+    drawn = str(rng.choice(["single", "tflite"]))
+    module = GraphBuilder(rng, rounding or drawn).build(shape, body, widths or list(range(9)))
     height, width, channels = shape
     return module, rng.normal(0, 3, (3, channels, height, width)).astype(np.float32)
 
 
 def _shape(image: Image) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in image[0].ty.shape)
+    return shape_of(image[0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
 from sgsc_micro.passes.operators import Output
-from sgsc_micro.passes.requantise import INT32_MAX
+from sgsc_micro.passes.requantise import INT32_MAX, Multiplier
 
 Expression = Any
 """A TIR expression; TVM's own classes overload every operator."""
@@ -45,6 +45,10 @@ class Kernel:
     def input(self, number: int = 0) -> Any:
         """An int8 tensor it reads."""
         return self.buffers[f"in{number}"]
+
+    def place(self, buffer: str, offset: Expression) -> Expression:
+        """The address of a byte of a tensor that was opened flat."""
+        return T.address_of(self.buffers[buffer][offset])
 
     def load(self, entry: Entry, index: Expression) -> Expression:
         """An integer constant, as int32."""
@@ -123,32 +127,34 @@ def bind(name: str, value: Expression) -> Expression:
 class Requantiser:
     """An output's multipliers: literals where all channels agree, else constants beside the weights."""
 
-    def __init__(self, constants: Constants, output: Output, scales: np.ndarray, bounds: np.ndarray) -> None:
-        """Accumulators of real ``scales`` [C] and magnitudes up to ``bounds`` int64 [C], as the constants imply.
+    def __init__(
+        self, constants: Constants, output: Output, multipliers: Sequence[Multiplier], bounds: np.ndarray
+    ) -> None:
+        """Accumulators of magnitudes up to ``bounds`` int64 [C], as the constants imply, and their multipliers [C].
 
         Errors: ``SgscError`` naming the layer where one could leave int32, shifted left as far as it will be.
         """
         self.output = output
-        multipliers = [output.multiplier(float(scale)) for scale in scales]
         for channel, (bound, multiplier) in enumerate(zip(bounds.tolist(), multipliers, strict=True)):
             if (reached := bound << multiplier.left) > INT32_MAX:
                 raise SgscError(
                     f"{constants.layer}: the accumulator of channel {channel} can reach {reached}, beyond int32",
                     hint="use a larger output scale, narrower weights or a smaller bias",
                 )
-        self.m = _shared(constants, "multipliers", [m.m for m in multipliers])
-        self.exponent = _shared(constants, "shifts", [m.shift - m.left for m in multipliers])
-        self.shifts_left = any(m.left for m in multipliers)
-        self.shifts_right = any(not m.left for m in multipliers)
+        self.kernel, self.least_right = multipliers[0].kernel, multipliers[0].least_right
+        self.m = _shared(constants, "multipliers", [multiplier.m for multiplier in multipliers])
+        self.shift = _shared(constants, "shifts", [multiplier.right - multiplier.left for multiplier in multipliers])
+        self.shifts_left = any(multiplier.left for multiplier in multipliers)
 
     def __call__(self, built: Kernel, accumulator: Expression, channel: Expression) -> Expression:
         """int8 of an int32 accumulator of one channel."""
-        m, exponent = (_load(built, value, channel) for value in (self.m, self.exponent))
-        shift = T.max(exponent, 1) if self.shifts_left else exponent
-        if self.shifts_left:
-            accumulator = call("sgsc_add_shifted", 0, accumulator, T.max(1 - exponent, 0))
+        m, shift = (_load(built, value, channel) for value in (self.m, self.shift))
+        right = shift
+        if self.shifts_left:  # then as much to the right as always, no more
+            accumulator = call("sgsc_add_shifted", 0, accumulator, T.max(self.least_right - shift, 0))
+            right = T.max(shift, self.least_right)
         low, high = self.output.bounds
-        return call("sgsc_requantise", accumulator, m, shift, self.output.zero_point, low, high, dtype="int8")
+        return call(self.kernel, accumulator, m, right, self.output.zero_point, low, high, dtype="int8")
 
 
 def _shared(constants: Constants, what: str, values: list[int]) -> Entry | int:

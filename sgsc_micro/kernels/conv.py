@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +29,11 @@ Shape = tuple[int, ...]
 
 
 def dense(name: str, operator: Dense, inputs: list[Shape], output: Shape) -> Kernel:
-    """A dense layer is a convolution of one pixel."""
+    """A dense layer is a convolution of one tap; its rows are pixels."""
     weights = operator.weights[:, None, None, :]
     as_conv = Conv2D(weights, operator.scales, operator.bias, operator.input, operator.output)
-    return conv2d(name, as_conv, [(1, 1, 1, inputs[0][-1])], (1, 1, 1, output[-1]))
+    rows = math.prod(output[:-1])
+    return conv2d(name, as_conv, [(1, rows, 1, inputs[0][-1])], (1, rows, 1, output[-1]))
 
 
 def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> Kernel:
@@ -42,8 +44,8 @@ def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> K
     constants = Constants(name)
     weights = constants.words("weights", pack(operator.weights, operator.widths))
     bias = constants.integers("bias", operator.bias)
-    scales, bounds = operator.accumulator_scales(), operator.accumulator_bound()
-    requantise = Requantiser(constants, operator.output, scales, bounds)
+    multipliers = [operator.output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
+    requantise = Requantiser(constants, operator.output, multipliers, operator.accumulator_bound())
     row = max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
     with kernel(name, inputs, output, constants, row) as built:
         body = _Body(built, operator, inputs[0], weights, bias, requantise)
@@ -80,16 +82,18 @@ class _Body:
         (oy, ox), (_, height, width, _) = pixel, self.shape
         top, left, _, _ = operator.padding
         with loops(ky=kh, kx=kw) as (ky, kx):
-            iy = oy * operator.strides[0] + ky * operator.dilation[0] - top
-            ix = ox * operator.strides[1] + kx * operator.dilation[1] - left
+            y = oy * operator.strides[0] + ky * operator.dilation[0] - top
+            x = ox * operator.strides[1] + kx * operator.dilation[1] - left
+            iy, inside_y = _upsampled(y, height, operator.upsample[0])
+            ix, inside_x = _upsampled(x, width, operator.upsample[1])
             lanes = T.address_of(built.row[(ky * kw + kx) * depth * 2])
 
             def widen() -> None:
                 source = T.address_of(built.input()[0, iy, ix, group * depth])
                 run("sgsc_widen", lanes, source, depth, operator.input.zero_point)
 
-            if any(operator.padding):
-                with T.If(tirx.all(iy >= 0, iy < height, ix >= 0, ix < width)):
+            if operator.sees_zeros:
+                with T.If(tirx.all(*inside_y, *inside_x)):
                     with T.Then():
                         widen()
                     with T.Else():
@@ -115,3 +119,11 @@ class _Body:
                 dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
                 accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
             T.buffer_store(built.output, self.requantise(built, accumulator, channel), [0, *pixel, channel])
+
+
+def _upsampled(position: Expression, extent: int, factor: int) -> tuple[Expression, list[Expression]]:
+    """Where a position lies among ``extent`` values with zeros between; what must hold for it to be a value."""
+    inside = [position >= 0, position < (extent - 1) * factor + 1]
+    if factor == 1:
+        return position, inside
+    return T.floordiv(position, factor), [*inside, T.floormod(position, factor) == 0]

@@ -13,20 +13,54 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.kernels import conv, elementwise, pool
+from sgsc_micro.kernels import conv, elementwise, move, pool, reduce
 from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
-from sgsc_micro.kernels.constants import Constants
+from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.passes.graph import Graph, Node, read_graph
-from sgsc_micro.passes.operators import Add, AveragePool, Conv2D, Dense, Flatten, MaxPool, Requantize
+from sgsc_micro.passes.operators import (
+    Add,
+    AveragePool,
+    BatchMatMul,
+    Concatenate,
+    Conv2D,
+    Dense,
+    Lookup,
+    MaxPool,
+    Mean,
+    Multiply,
+    Pad,
+    Requantize,
+    Reshape,
+    ResizeBilinear,
+    Slice,
+    Softmax,
+    Subtract,
+    Take,
+    Transpose,
+    TransposedConv2D,
+)
 from sgsc_micro.passes.plan import ALIGNMENT, INPUT, OUTPUT, Plan, read_plan
 
 BUILDERS: dict[type, Callable[..., Kernel]] = {
     Conv2D: conv.conv2d,
+    TransposedConv2D: conv.conv2d,
     Dense: conv.dense,
     Add: elementwise.add,
+    Subtract: elementwise.add,
+    Multiply: elementwise.multiply,
     Requantize: elementwise.requantize,
+    Lookup: elementwise.lookup,
     AveragePool: pool.average_pool,
     MaxPool: pool.max_pool,
+    ResizeBilinear: pool.resize_bilinear,
+    Mean: reduce.mean,
+    Softmax: reduce.softmax,
+    BatchMatMul: reduce.matmul,
+    Transpose: move.transpose,
+    Slice: move.strided_slice,
+    Concatenate: move.concatenate,
+    Pad: move.pad,
+    Take: move.take,
 }
 
 
@@ -36,6 +70,8 @@ class Lowered:
 
     module: tvm.IRModule
     constants: Constants
+    tensors: dict[str, Entry]
+    """Where constant tensors lie among the constants."""
     graph: Graph
     plan: Plan
 
@@ -51,11 +87,12 @@ def lower(module: tvm.IRModule) -> Lowered:
     Errors: ``SgscError`` naming the layer whose accumulator could overflow.
     """
     graph, plan = read_graph(module), read_plan(module)
-    constants = Constants()
+    constants = Constants("constants")
+    tensors = {name: constants.integers(name, values.ravel()) for name, values in graph.constants.items()}
     functions: dict[str, tirx.PrimFunc] = {}
     calls: list[tuple[Node, Kernel, dict[str, int]]] = []
     for node in graph.nodes:
-        if isinstance(node.operator, Flatten):
+        if isinstance(node.operator, Reshape):
             continue
         shapes = [graph.shapes[tensor] for tensor in node.inputs]
         built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
@@ -63,7 +100,7 @@ def lower(module: tvm.IRModule) -> Lowered:
         calls.append((node, built, constants.append(built.constants)))
     if not calls or plan.tensors[graph.output_tensor] != OUTPUT:
         raise SgscError("the network computes nothing", hint="its output is its input")
-    lowered = Lowered(tvm.IRModule(functions), constants, graph, plan)
+    lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan)
     lowered.module["network"] = _network(lowered, calls)
     return lowered
 
@@ -85,6 +122,8 @@ def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]])
             arena, places = buffers["arena"], {INPUT: buffers["in0"], OUTPUT: buffers["out"]}
 
             def place(tensor: str) -> Any:
+                if entry := lowered.tensors.get(tensor):
+                    return T.address_of(buffers[entry.pool][entry.offset])
                 offset = plan.tensors[tensor]
                 return T.address_of(places[offset][0] if offset in places else arena[offset])
 

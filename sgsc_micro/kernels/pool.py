@@ -1,48 +1,65 @@
-"""Pooling: the loops over pixels and channels are TIR's, one window is a micro-kernel's."""
+"""Pooling and interpolation: the loops over pixels and channels are TIR's, one window is a micro-kernel's."""
 
 from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, call, kernel, loops
-from sgsc_micro.kernels.constants import Constants
-from sgsc_micro.passes.operators import AveragePool, MaxPool
+from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, bind, call, kernel, loop, loops
+from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.passes.operators import AveragePool, MaxPool, ResizeBilinear
 
 Shape = tuple[int, ...]
+RESIZE_BITS = 10
+"""Fraction bits of a position between two pixels."""
 
 
 def average_pool(name: str, operator: AveragePool, inputs: list[Shape], output: Shape) -> Kernel:
-    """The sum of a window minus its zero points, requantised."""
+    """The mean of the part of each window that lies in the image."""
     constants = Constants(name)
-    bounds = np.array([operator.size[0] * operator.size[1] * operator.input.reach])
-    requantise = Requantiser(constants, operator.output, np.array([operator.accumulator_scale]), bounds)
-    _, height, width, channels = output
-    rows, columns = operator.size
-    _, _, input_width, _ = inputs[0]
-    zeros = rows * columns * operator.input.zero_point
+    largest = operator.size[0] * operator.size[1]
+    counts = np.arange(1, largest + 1) if any(operator.padding) else np.array([largest])
+    multipliers = [operator.output.multiplier(operator.input.scale / count) for count in counts.tolist()]
+    divides = operator.output.rounding == "tflite"  # by the count, the scale unchanged
+    requantise = (
+        None if divides else Requantiser(constants, operator.output, multipliers, counts * operator.input.reach)
+    )
+    low, high = operator.output.bounds
     with kernel(name, inputs, output, constants) as built:
-        with loops(oy=height, ox=width, c=channels) as (oy, ox, c):
-            corner = T.address_of(built.input()[0, oy * operator.strides[0], ox * operator.strides[1], c])
-            total = call("sgsc_window_sum", corner, rows, columns, input_width * channels, channels)
-            T.buffer_store(built.output, requantise(built, total - zeros, 0), [0, oy, ox, c])
+        with _windows(built, operator, inputs[0], output) as (position, window, count):
+            total = call("sgsc_window_sum", *window)
+            if requantise is None:
+                value = T.Cast("int8", T.min(T.max(call("sgsc_divide", total, count), low), high))
+            else:
+                centred = total - count * operator.input.zero_point
+                value = requantise(built, centred, count - int(counts[0]))
+            T.buffer_store(built.output, value, position)
     return built
 
 
 def max_pool(name: str, operator: MaxPool, inputs: list[Shape], output: Shape) -> Kernel:
-    """The maximum of the part of a window that lies in the image."""
-    _, height, width, channels = output
-    _, input_height, input_width, _ = inputs[0]
+    """The maximum of the part of each window that lies in the image."""
     with kernel(name, inputs, output, Constants(name)) as built:
-        with loops(oy=height, ox=width) as (oy, ox):
-            y0, rows = _clipped(oy, operator.size[0], operator.strides[0], operator.padding[0], input_height)
-            x0, columns = _clipped(ox, operator.size[1], operator.strides[1], operator.padding[1], input_width)
-            with loops(c=channels) as (c,):
-                corner = T.address_of(built.input()[0, y0, x0, c])
-                strides = input_width * channels, channels
-                largest = call("sgsc_window_max", corner, rows, columns, *strides, dtype="int8")
-                T.buffer_store(built.output, largest, [0, oy, ox, c])
+        with _windows(built, operator, inputs[0], output) as (position, window, _):
+            T.buffer_store(built.output, call("sgsc_window_max", *window, dtype="int8"), position)
     return built
+
+
+@contextlib.contextmanager
+def _windows(
+    built: Kernel, operator: AveragePool | MaxPool, shape: Shape, output: Shape
+) -> Iterator[tuple[list[Expression], list[Expression], Expression]]:
+    """Loops over the output: where in it, the window's part inside the image as micro-kernels take it, its pixels."""
+    _, height, width, channels = output
+    with loops(oy=height, ox=width) as (oy, ox):
+        y0, rows = _clipped(oy, operator.size[0], operator.strides[0], operator.padding[0], shape[1])
+        x0, columns = _clipped(ox, operator.size[1], operator.strides[1], operator.padding[1], shape[2])
+        with loop("c", channels) as c:
+            corner = T.address_of(built.input()[0, y0, x0, c])
+            yield [0, oy, ox, c], [corner, rows, columns, shape[2] * channels, channels], rows * columns
 
 
 def _clipped(index: Expression, size: int, stride: int, padding: int, extent: int) -> tuple[Expression, Expression]:
@@ -50,3 +67,47 @@ def _clipped(index: Expression, size: int, stride: int, padding: int, extent: in
     begin = index * stride - padding
     first = T.max(begin, 0)
     return first, T.min(begin + size, extent) - first
+
+
+def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], output: Shape) -> Kernel:
+    """Four neighbours, weighted with 10 fraction bits along each axis, rounded once."""
+    constants = Constants(name)
+    axes = [_neighbours(inputs[0][axis], output[axis], operator.mode) for axis in (1, 2)]
+    stored = [[constants.integers(what, values) for what, values in zip(_TABLES, axis, strict=True)] for axis in axes]
+    _, height, width, channels = output
+    with kernel(name, inputs, output, constants) as built:
+        with loops(y=height, x=width) as (y, x):
+            rows, columns = _weighted(built, stored[0], y, "y"), _weighted(built, stored[1], x, "x")
+            with loop("c", channels) as c:
+                terms = [
+                    T.Cast("int32", built.input()[0, iy, ix, c]) * wy * wx for iy, wy in rows for ix, wx in columns
+                ]
+                total = terms[0] + terms[1] + terms[2] + terms[3]
+                rounded = call("sgsc_divide", total, 1 << 2 * RESIZE_BITS)
+                T.buffer_store(built.output, T.Cast("int8", rounded), [0, y, x, c])
+    return built
+
+
+_TABLES = ("first neighbours", "second neighbours", "positions")
+
+
+def _neighbours(extent: int, size: int, mode: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each output index: the two input indices and the weight of the second, int64 [size], 10 fraction bits."""
+    one = 1 << RESIZE_BITS
+    scale = (one * extent + size // 2) // size
+    if mode == "align_corners" and size > 1:
+        scale = (one * (extent - 1) + (size - 1) // 2) // (size - 1)
+    position = np.arange(size) * scale
+    if mode == "half_pixel":
+        position = position + scale // 2 - one // 2
+    first = np.maximum(position >> RESIZE_BITS, 0)
+    second = np.minimum((position + one - 1) >> RESIZE_BITS, extent - 1)
+    return first, second, position - first * one
+
+
+def _weighted(built: Kernel, tables: list[Entry], index: Expression, axis: str) -> list[tuple[Expression, Expression]]:
+    """The two neighbours of an output index along one axis, with their weights."""
+    first, second, weight = (
+        bind(f"{axis}{part}", built.load(table, index)) for part, table in zip("01w", tables, strict=True)
+    )
+    return [(first, (1 << RESIZE_BITS) - weight), (second, weight)]

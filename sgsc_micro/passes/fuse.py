@@ -24,24 +24,39 @@ class FuseQuantizedOps:
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """``main`` with one call to a composite function per quantised operator."""
-        return FuseOpsByPattern(list(_patterns()), bind_constants=True)(_OneUse(module).run())
+        live = relax.transform.DeadCodeElimination(["main"])(module)
+        return FuseOpsByPattern(list(_patterns()), bind_constants=True)(_OneUse(live).run())
 
 
 def _patterns() -> Iterator[tuple[str, DFPattern]]:
     """Longest first: the first pattern that matches wins."""
-    conv = is_op("relax.nn.conv2d")(_activation(), _weights()).has_attr(_NHWC)
-    dense = is_op("relax.matmul")(_activation(), is_op("relax.permute_dims")(_weights()))
-    for name, accumulator in (("conv2d", conv), ("dense", dense)):
+    weighted = {
+        "conv2d": is_op("relax.nn.conv2d")(_activation(), _weights()).has_attr(_NHWC),
+        "conv2d_transpose": is_op("relax.nn.conv2d_transpose")(_activation(), _weights()).has_attr(_NHWC),
+        "dense": is_op("relax.matmul")(_activation(), is_op("relax.permute_dims")(_weights())),
+    }
+    for name, accumulator in weighted.items():
         biased = is_op("relax.add")(accumulator, _weights())
         yield from ((f"sgsc.{name}", ending) for ending in (*_endings(biased), *_endings(accumulator)))
-    total = is_op("relax.add")(_activation(), _activation())
-    yield from (("sgsc.add", ending) for ending in _endings(total))
-    pooled = is_op("relax.nn.avg_pool2d")(_activation())
-    yield from (("sgsc.avg_pool2d", ending) for ending in _endings(pooled))
-    yield from (("sgsc.requantize", ending) for ending in _endings(_activation()))
+    computed = {
+        "add": is_op("relax.add")(_activation(), _activation()),
+        "subtract": is_op("relax.subtract")(_activation(), _activation()),
+        "multiply": is_op("relax.multiply")(_activation(), _activation()),
+        "matmul": is_op("relax.matmul")(_activation(), _activation()),
+        "avg_pool2d": is_op("relax.nn.avg_pool2d")(_activation()),
+        "mean": is_op("relax.mean")(_activation()),
+        "softmax": is_op("relax.nn.softmax")(_activation()),
+        "resize": is_op("relax.image.resize2d")(_activation(), wildcard()),
+        "requantize": _activation(),
+    }
+    for name, result in computed.items():
+        yield from ((f"sgsc.{name}", ending) for ending in _endings(result))
+    index = is_op("relax.add")(is_op("relax.astype")(wildcard()), is_const())
+    yield "sgsc.lookup", is_op("relax.take")(is_const(), index)
 
 
 def _activation() -> DFPattern:
+    """A new pattern at each call: one that is used twice matches the same tensor only."""
     return is_op("relax.dequantize")(wildcard(), is_const(), is_const())
 
 
@@ -68,6 +83,8 @@ class _OneUse:
         new: dict[relax.Var, relax.Var] = {}
 
         def use(expression: relax.Expr) -> relax.Expr:
+            if isinstance(expression, relax.Tuple):
+                return relax.Tuple([use(part) for part in expression.fields])
             if expression in dequantizes:
                 return self.builder.emit(dequantizes[expression])
             return new.get(expression, expression)
@@ -86,4 +103,6 @@ class _OneUse:
                         new[var] = self.builder.emit(call)
                 output = self.builder.emit_output(use(self.old.body.body))
             self.builder.emit_func_output(output)
-        return self.builder.finalize()
+        module = self.builder.finalize()
+        module["main"] = module["main"].with_attrs(self.old.attrs or {})
+        return module

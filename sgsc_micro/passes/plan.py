@@ -8,7 +8,7 @@ import numpy as np
 import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph
-from sgsc_micro.passes.operators import Flatten, Weighted
+from sgsc_micro.passes.operators import Reshape, Weighted
 from sgsc_micro.storage import row_bytes
 
 ALIGNMENT = 4
@@ -66,7 +66,7 @@ def plan(graph: Graph) -> Plan:
     """Offsets for every tensor and scratch row. A flattened image is the image itself."""
     home = {tensor: tensor for tensor in graph.shapes}
     for node in graph.nodes:
-        if isinstance(node.operator, Flatten):
+        if isinstance(node.operator, Reshape):
             home[node.output] = home[node.inputs[0]]
     outside = {home[graph.output_tensor]: OUTPUT, home[graph.input_tensor]: INPUT}
     first = {graph.input_tensor: 0} | {node.output: step for step, node in enumerate(graph.nodes)}

@@ -18,7 +18,7 @@ import tvm
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
-from sgsc_micro.passes.operators import Add, AveragePool, Conv2D, Flatten, MaxPool, Operator, Requantize, Weighted
+from sgsc_micro.passes.operators import Conv2D, Operator, Reshape, Slice, Weighted
 from sgsc_micro.passes.requantise import INT32_MAX
 
 
@@ -54,20 +54,22 @@ class _Constants:
 class _Pruner:
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.constants = {graph.input_tensor: _Constants.none(graph.channels(graph.input_tensor))}
+        untouched = {graph.input_tensor, *graph.constants}
+        self.constants = {tensor: _Constants.none(graph.channels(tensor)) for tensor in untouched}
         for node in graph.nodes:
             self.constants[node.output] = self._propagate(node)
-        self.live = {tensor: np.zeros(shape[-1], bool) for tensor, shape in graph.shapes.items()}
+        self.live = {tensor: np.zeros(graph.channels(tensor), bool) for tensor in graph.shapes}
 
     def run(self) -> Graph:
-        self.live[self.graph.input_tensor][:] = True
-        self.live[self.graph.output_tensor][:] = True
+        for tensor in (self.graph.input_tensor, self.graph.output_tensor, *self.graph.constants):
+            self.live[tensor][:] = True
         self._settle()
         while dead := [tensor for tensor, live in self.live.items() if not live.any()]:
             self.live[dead[0]][0] = True  # a tensor keeps one channel at least
             self._settle()
         operators = {node.name: self._rewrite(node) for node in self.graph.nodes}
-        shapes = {tensor: (*shape[:-1], int(self.live[tensor].sum())) for tensor, shape in self.graph.shapes.items()}
+        counts = {tensor: int(live.sum()) for tensor, live in self.live.items()}
+        shapes = {name: (*shape[:-1], counts[name]) if shape else () for name, shape in self.graph.shapes.items()}
         return replace(self.graph.with_operators(operators), shapes=shapes)
 
     def _settle(self) -> None:
@@ -84,20 +86,18 @@ class _Pruner:
         operator, source = node.operator, sources[0]
         if isinstance(operator, Weighted):
             return self._weighted_constants(operator, source)
-        if isinstance(operator, Flatten):
+        if self.graph.flattens(node):
             return source.tile(self.graph.channels(node.output) // len(source.known))
-        if isinstance(operator, MaxPool):
-            return source
-        if isinstance(operator, AveragePool):
-            count = operator.size[0] * operator.size[1]
-            centred = (source.value - operator.input.zero_point) * count
-            return _requantised(source.known, centred, operator, operator.accumulator_scale)
-        if isinstance(operator, Requantize):
-            return _requantised(source.known, source.value - operator.input.zero_point, operator, operator.input.scale)
-        return _Constants.none(self.graph.channels(node.output))  # Add: two constant inputs are left alone
+        if not self.graph.in_step(node):
+            return _Constants.none(self.graph.channels(node.output))
+        if len(sources) > 1:
+            return _Constants.none(self.graph.channels(node.output))
+        values = [operator.constant(int(value)) for value in source.value]
+        known = source.known & np.array([value is not None for value in values])
+        return _Constants(known, np.array([value or 0 for value in values]))
 
     def _weighted_constants(self, operator: Weighted, source: _Constants) -> _Constants:
-        if isinstance(operator, Conv2D) and operator.groups > 1 and not operator.is_depthwise:
+        if not operator.mixes and not operator.channelwise:
             return _Constants.none(len(operator.weights))
         foldable = _foldable(operator, source)
         if isinstance(operator, Conv2D) and operator.is_depthwise:
@@ -108,7 +108,7 @@ class _Pruner:
             known = ~varying.any(axis=1).reshape(len(operator.weights), -1).any(axis=1)
             folded = _folded_bias(operator, source, foldable)
         value = [
-            operator.output.requantise(int(accumulator), float(scale))
+            operator.output.end(int(accumulator), operator.output.multiplier(float(scale)))
             for accumulator, scale in zip(operator.bias + folded, operator.accumulator_scales(), strict=True)
         ]
         return _Constants(known, np.array(value))
@@ -117,31 +117,33 @@ class _Pruner:
 
     def _demand(self, node: Node) -> None:
         operator, live_out = node.operator, self.live[node.output]
-        if isinstance(operator, Weighted) and not (isinstance(operator, Conv2D) and operator.groups > 1):
+        if isinstance(operator, Weighted) and operator.mixes:
             (source,) = node.inputs
             needed = _taps_used(operator)[live_out].any(axis=0)  # [I]
             self.live[source] |= needed & ~_foldable(operator, self.constants[source])
-        elif isinstance(operator, Conv2D) and not operator.is_depthwise:
-            live_out[:] = True
-            self.live[node.inputs[0]][:] = True
-        elif isinstance(operator, Flatten):
+        elif self.graph.flattens(node):
             (source,) = node.inputs
             self.live[source] |= live_out.reshape(-1, len(self.live[source])).any(axis=0)
             live_out |= np.tile(self.live[source], len(live_out) // len(self.live[source]))
-        else:  # channel by channel: all tensors of the node keep the same ones
+        elif self.graph.in_step(node):  # channel by channel: all tensors of the node keep the same ones
             union = np.logical_or.reduce([live_out, *(self.live[tensor] for tensor in node.inputs)])
             for tensor in (node.output, *node.inputs):
                 self.live[tensor] |= union
+        else:
+            for tensor in (node.output, *node.inputs):
+                self.live[tensor][:] = True
 
     # Rewriting.
 
     def _rewrite(self, node: Node) -> Operator:
         operator = node.operator
+        if isinstance(operator, Reshape | Slice):
+            return replace(operator, shape=(*operator.shape[:-1], int(self.live[node.output].sum())))
         if not isinstance(operator, Weighted):
             return operator
         live_in, live_out = self.live[node.inputs[0]], self.live[node.output]
         rows: dict[str, Any] = {"scales": operator.scales[live_out], "bias": operator.bias[live_out]}
-        if isinstance(operator, Conv2D) and operator.groups > 1:
+        if isinstance(operator, Conv2D) and not operator.mixes:
             groups = int(live_in.sum()) if operator.is_depthwise else operator.groups
             return replace(operator, weights=operator.weights[live_out], groups=groups, **rows)
         removed = ~live_in & self.constants[node.inputs[0]].known
@@ -150,12 +152,6 @@ class _Pruner:
             raise SgscError(f"{node.name}: a bias leaves int32 with the constants of removed channels in it")
         rows["bias"] = bias[live_out].astype(np.int32)
         return replace(operator, weights=np.ascontiguousarray(operator.weights[live_out][..., live_in]), **rows)
-
-
-def _requantised(
-    known: np.ndarray, centred: np.ndarray, operator: AveragePool | Requantize | Add, scale: float
-) -> _Constants:
-    return _Constants(known, np.array([operator.output.requantise(int(v), scale) for v in centred]))
 
 
 def _taps_by_input(operator: Weighted) -> np.ndarray:
@@ -175,7 +171,7 @@ def _taps(operator: Weighted) -> np.ndarray:
 
 def _foldable(operator: Weighted, source: _Constants) -> np.ndarray:
     """bool [I]: constant inputs that a bias can stand for."""
-    padded = isinstance(operator, Conv2D) and any(operator.padding)
+    padded = isinstance(operator, Conv2D) and operator.sees_zeros
     return source.known & (source.value == operator.input.zero_point) if padded else source.known
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Dense, Flatten, Operator, Weighted
+from sgsc_micro.passes.operators import Dense, Operator, Weighted
 
 
 @tvm.transform.module_pass(opt_level=0, name="SortChannels")
@@ -40,7 +40,7 @@ def sort(graph: Graph) -> Graph:
         keys = sorted((node.operator for node in nodes if isinstance(node.operator, Weighted)), key=lambda o: -o.taps)
         orders[tensor] = np.lexsort([-operator.widths for operator in reversed(keys)]) if keys else np.arange(shape[-1])
     for node in graph.nodes:
-        if isinstance(node.operator, Flatten):
+        if graph.flattens(node):
             orders[node.output] = _flattened(orders[node.inputs[0]], graph.channels(node.output))
     return graph.with_operators({node.name: _reorder(node, orders) for node in graph.nodes})
 
@@ -56,27 +56,23 @@ def _families(graph: Graph) -> dict[str, str]:
                 family[tensor] = new
 
     for node in graph.nodes:
-        mixes = isinstance(node.operator, Weighted) and not (
-            isinstance(node.operator, Conv2D) and node.operator.is_depthwise
-        )
-        if not mixes and not isinstance(node.operator, Flatten):
+        if graph.in_step(node):
             for tensor in node.inputs:
                 join(tensor, node.output)
     return family
 
 
 def _fixed(graph: Graph, family: dict[str, str]) -> set[str]:
-    """Families whose order is not free: the network's ends, grouped convolutions, features no dense layer reads."""
+    """Families whose order is not free: the network's ends, whatever an operator reads or writes in its own order."""
     ends = {graph.input_tensor, graph.output_tensor}
     for node in graph.nodes:
-        operator = node.operator
-        if isinstance(operator, Conv2D) and operator.groups > 1 and not operator.is_depthwise:
+        if graph.flattens(node):
+            readers = [reader.operator for reader in graph.consumers(node.output)]
+            free = node.output != graph.output_tensor and all(isinstance(reader, Dense) for reader in readers)
+        else:
+            free = graph.in_step(node) or (isinstance(node.operator, Weighted) and node.operator.mixes)
+        if not free:
             ends |= {*node.inputs, node.output}
-        readers = graph.consumers(node.output)
-        if isinstance(operator, Flatten) and not all(isinstance(reader.operator, Dense) for reader in readers):
-            ends |= {*node.inputs, node.output}
-        if isinstance(operator, Flatten) and node.output == graph.output_tensor:
-            ends |= {*node.inputs}
     return {family[tensor] for tensor in ends}
 
 
@@ -92,6 +88,6 @@ def _reorder(node: Node, orders: dict[str, np.ndarray]) -> Operator:
         return operator
     rows = orders[node.output]
     weights = operator.weights[rows]
-    if not (isinstance(operator, Conv2D) and operator.groups > 1):
+    if operator.mixes:
         weights = np.ascontiguousarray(weights[..., orders[node.inputs[0]]])
     return replace(operator, weights=weights, scales=operator.scales[rows], bias=operator.bias[rows])

@@ -140,6 +140,28 @@ static inline int8_t sgsc_requantise(int32_t acc, int32_t m, int32_t shift, int3
     return (int8_t)q;
 }
 
+/* acc * m / 2^(31 + right) in TFLite's two roundings: half up to the high word, then half away from zero; right in 0..31 */
+static inline int32_t sgsc_scale_twice(int32_t acc, int32_t m, int32_t right)
+{
+    const int32_t high = (int32_t)(((int64_t)acc * m + (1 << 30)) >> 31);
+    const int32_t mask = (int32_t)((1u << right) - 1u);
+    return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0) ? 1 : 0);
+}
+
+static inline int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, int32_t zero, int32_t low, int32_t high)
+{
+    int32_t q = sgsc_scale_twice(acc, m, right) + zero;
+    q = q < low ? low : q;
+    q = q > high ? high : q;
+    return (int8_t)q;
+}
+
+/* value / count, half away from zero; count > 0 */
+static inline int32_t sgsc_divide(int32_t value, int32_t count)
+{
+    return (value > 0 ? value + count / 2 : value - count / 2) / count;
+}
+
 /* The sum of one channel over a window of an image; strides in bytes. */
 SGSC_KERNEL int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
 {
@@ -163,6 +185,60 @@ SGSC_KERNEL int8_t sgsc_window_max(const int8_t *x, int32_t rows, int32_t column
         }
     }
     return largest;
+}
+
+/* The sum of (a[i] - a_zero) * (b[i * stride] - b_zero). */
+SGSC_KERNEL int32_t sgsc_dot_strided(const int8_t *a, const int8_t *b, int32_t n, int32_t stride, int32_t a_zero, int32_t b_zero)
+{
+    int32_t sum = 0;
+    for (int32_t i = 0; i < n; ++i) {
+        sum += (a[i] - a_zero) * (b[i * stride] - b_zero);
+    }
+    return sum;
+}
+
+/* 1 / (1 + x) for x in [0, 1), both with 31 fraction bits: Newton's method on words with 29. */
+static inline int32_t sgsc_reciprocal(int32_t x)
+{
+    const int32_t half = (int32_t)(((int64_t)x + INT32_MAX + 1) / 2);
+    int32_t y = 1515870810 + sgsc_scale_twice(half, -1010580540, 0); /* 48/17 - 32/17 * half */
+    for (int32_t i = 0; i < 3; ++i) {
+        const int32_t error = (1 << 29) - sgsc_scale_twice(half, y, 0);
+        y += sgsc_scale_twice(y, error, 0) * 4;
+    }
+    return y > INT32_MAX / 2 ? INT32_MAX : y * 2;
+}
+
+/* Softmax of n values to scale 1/256, zero point -128. table[d] is exp of a difference of d steps with 31 fraction bits,
+ * 0 from `entries` on. n below 512. */
+SGSC_KERNEL void sgsc_softmax(int8_t *y, const int8_t *x, int32_t n, const int32_t *table, int32_t entries)
+{
+    int32_t largest = INT8_MIN;
+    for (int32_t i = 0; i < n; ++i) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    uint32_t sum = 0; /* 19 fraction bits */
+    for (int32_t i = 0; i < n; ++i) {
+        const int32_t difference = largest - x[i];
+        if (difference < entries) {
+            sum += ((uint32_t)table[difference] + (1u << 11)) >> 12;
+        }
+    }
+    int32_t headroom = 0; /* of the sum, which is 1 at least */
+    while (sum < 1u << 31) {
+        sum <<= 1;
+        ++headroom;
+    }
+    const int32_t reciprocal = sgsc_reciprocal((int32_t)(sum - (1u << 31)));
+    for (int32_t i = 0; i < n; ++i) {
+        const int32_t difference = largest - x[i];
+        int32_t q = 0;
+        if (difference < entries) {
+            q = sgsc_scale_twice(reciprocal, table[difference], 35 - headroom);
+        }
+        q = q > UINT8_MAX ? UINT8_MAX : q;
+        y[i] = (int8_t)(q + INT8_MIN);
+    }
 }
 
 #endif

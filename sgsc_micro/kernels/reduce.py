@@ -1,0 +1,106 @@
+"""Reductions: mean over whole axes, softmax, products of activations."""
+
+from __future__ import annotations
+
+import math
+from itertools import groupby
+
+import numpy as np
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.fixed_point import exp_table
+from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, call, kernel, loop, loops, run
+from sgsc_micro.kernels.constants import Constants
+from sgsc_micro.kernels.view import View, dot
+from sgsc_micro.passes.operators import BatchMatMul, Mean, Softmax
+from sgsc_micro.passes.requantise import DoubleRounding, Multiplier
+
+Shape = tuple[int, ...]
+SOFTMAX_MAX = 511
+"""With more equal values the shift of the last rounding would leave 31 bits (TFLite aborts)."""
+
+
+def mean(name: str, operator: Mean, inputs: list[Shape], output: Shape) -> Kernel:
+    """The sum over the axes, their extents in the multiplier."""
+    (shape,), constants = inputs, Constants(name)
+    reduced, kept = _axes(shape, operator.axes)
+    if len(reduced) > 2:
+        raise SgscError(f"{name}: a mean over {len(reduced)} separate axes cannot be lowered", hint="transpose first")
+    (rows, row_stride), (columns, column_stride) = [(1, 0)] * (2 - len(reduced)) + reduced
+    count, size = rows * columns, math.prod(output)
+    multiplier = _mean_multiplier(operator, count)
+    requantise = Requantiser(constants, operator.output, [multiplier], np.array([count * operator.input.reach]))
+    with kernel(name, [(math.prod(shape),)], (size,), constants) as built:
+        with loops(**{f"i{axis}": extent for axis, (extent, _) in enumerate(kept)}) as position:
+            first = dot(position, [stride for _, stride in kept])
+            window = T.address_of(built.input()[first]), rows, columns, row_stride, column_stride
+            total = call("sgsc_window_sum", *window) - count * operator.input.zero_point
+            where = dot(position, View.whole(tuple(extent for extent, _ in kept)).strides)
+            T.buffer_store(built.output, requantise(built, total, 0), [where])
+    return built
+
+
+def _mean_multiplier(operator: Mean, count: int) -> Multiplier:
+    if operator.output.rounding == "single":
+        return operator.output.multiplier(operator.input.scale / count)
+    whole = DoubleRounding.of(operator.input.scale / operator.output.quantisation.scale)
+    exponent = whole.left - whole.right
+    bits = min(count.bit_length() - 1, 32, 31 + exponent)  # TFLite divides the multiplier, rounding down
+    exponent -= bits
+    return DoubleRounding((whole.m << bits) // count, max(-exponent, 0), max(exponent, 0))
+
+
+def _axes(shape: Shape, axes: tuple[int, ...]) -> tuple[list[tuple[int, int]], list[tuple[int, int]]]:
+    """(extent, stride) of the reduced and of the kept axes; neighbours of a kind are one, extents of 1 are none."""
+    strides = View.whole(shape).strides
+    wide = [axis for axis in range(len(shape)) if shape[axis] > 1]
+    runs: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+    for is_reduced, members in groupby(wide, lambda axis: axis - len(shape) in axes):
+        run = list(members)
+        runs[is_reduced].append((math.prod(shape[axis] for axis in run), strides[run[-1]]))
+    return runs[True], runs[False]
+
+
+def softmax(name: str, operator: Softmax, inputs: list[Shape], _output: Shape) -> Kernel:
+    """A micro-kernel a row; exp of every difference that counts is in a table."""
+    constants, depth = Constants(name), inputs[0][-1]
+    if depth > SOFTMAX_MAX:
+        raise SgscError(f"{name}: softmax over {depth} values cannot be lowered", hint=f"{SOFTMAX_MAX} are the most")
+    values = exp_table(operator.input.scale)
+    table = constants.integers("exponentials", values)
+    rows, size = math.prod(inputs[0][:-1]), math.prod(inputs[0])
+    with kernel(name, [(size,)], (size,), constants) as built, loop("row", rows) as row:
+        places = T.address_of(built.output[row * depth]), T.address_of(built.input()[row * depth])
+        run("sgsc_softmax", *places, depth, built.address(table, 0), len(values))
+    return built
+
+
+def matmul(name: str, operator: BatchMatMul, inputs: list[Shape], output: Shape) -> Kernel:
+    """One dot product of centred values an element."""
+    constants = Constants(name)
+    (left, right), depth = inputs, inputs[0][-1]
+    a, b = operator.inputs
+    multipliers, bounds = [operator.output.multiplier(a.scale * b.scale)], np.array([depth * a.reach * b.reach])
+    requantise = Requantiser(constants, operator.output, multipliers, bounds)
+    *batch, rows, columns = output
+    with kernel(name, [(math.prod(left),), (math.prod(right),)], output, constants) as built:
+        with loops(**{f"b{axis}": extent for axis, extent in enumerate(batch)}) as outer:
+            first = dot(_aligned(outer, left), View.whole(left).strides[:-2])
+            second = dot(_aligned(outer, right), View.whole(right).strides[:-2])
+            with loops(row=rows, column=columns) as (row, column):
+                factors = (
+                    T.address_of(built.input(0)[first + row * depth]),
+                    T.address_of(built.input(1)[second + column]),
+                )
+                total = call("sgsc_dot_strided", *factors, depth, columns, a.zero_point, b.zero_point)
+                T.buffer_store(built.output, requantise(built, total, 0), [*outer, row, column])
+    return built
+
+
+def _aligned(outer: list[Expression], shape: Shape) -> list[Expression]:
+    """The batch position in an operand whose leading axes may be fewer, or 1."""
+    leading = shape[:-2]
+    return [
+        i if extent > 1 else T.int32(0) for i, extent in zip(outer[len(outer) - len(leading) :], leading, strict=True)
+    ]
