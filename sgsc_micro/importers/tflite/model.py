@@ -130,7 +130,7 @@ class Operator:
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """The one subgraph of a file. ``faults``: what is wrong outside of any operator."""
+    """The one subgraph of a file."""
 
     input: Tensor
     output: Tensor
@@ -152,7 +152,6 @@ def read_model(content: bytes, source: str) -> Model:
         TypeError,
         ValueError,
         OverflowError,
-        UnicodeDecodeError,
         AttributeError,
     ) as error:
         raise SgscError(f"{source}: damaged: {error}", hint="export the model again") from error
