@@ -86,7 +86,7 @@ class GraphBuilder:
         return self._conv(image, 2 * self._draw(1, 4), groups=2, depth=channels // 2)
 
     def transposed(self, image: Image) -> Image:
-        """A transposed convolution, cropped or not."""
+        """A transposed convolution, cropped or not, with rows and columns behind that nothing reaches or without."""
         kernel, strides = (self._draw(1, 4), self._draw(1, 4)), (self._draw(1, 4), self._draw(1, 4))
         crop = [self._draw(0, side) for side in (*kernel, *kernel)]
         _, height, width, channels = _shape(image)
@@ -96,7 +96,9 @@ class GraphBuilder:
         weights, scales = self._weights((self._draw(1, 6), *kernel, channels))
         layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
         x, w = self._dequantize(image), self._constant(weights, scales)
-        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, strides=strides, padding=crop, **layouts))
+        behind = [self._draw(0, stride) for stride in strides]
+        geometry = {"strides": strides, "padding": crop, "output_padding": behind}
+        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, **geometry, **layouts))
         return self._finish(total, image[1] * scales, int(np.prod(weights.shape[1:])))
 
     def rows(self, image: Image) -> Image:
