@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -50,7 +52,7 @@ class GraphBuilder:
         self.rounding = rounding
         self.builder = relax.BlockBuilder()
 
-    def build(self, shape: tuple[int, int, int], body: list[str], widths: list[int]) -> tvm.IRModule:
+    def build(self, shape: tuple[int, int, int], body: Sequence[str], widths: list[int]) -> tvm.IRModule:
         """A module over float32 [1, C, H, W] whose operators are named in ``body``; ``widths`` are drawn from."""
         height, width, channels = shape
         x = relax.Var("x", relax.TensorType((1, channels, height, width), "float32"))
@@ -336,11 +338,23 @@ def random_graph(
     seed: int, widths: list[int] | None = None, rounding: str | None = None
 ) -> tuple[tvm.IRModule, np.ndarray]:
     """A module drawn from ``seed`` and float32 inputs [3, C, H, W] for it."""
-    rng = np.random.default_rng(seed)
-    body = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+    return graph_of(seed, kinds_of(seed), widths, rounding)
+
+
+def kinds_of(seed: int) -> list[str]:
+    """The operators drawn for a seed."""
+    rng = np.random.default_rng([seed, 0])
+    return [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+
+
+def graph_of(
+    seed: int, kinds: Sequence[str], widths: list[int] | None = None, rounding: str | None = None
+) -> tuple[tvm.IRModule, np.ndarray]:
+    """A graph of these operators, all else drawn from the seed."""
+    rng = np.random.default_rng([seed, 1])
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 6)))
     drawn = str(rng.choice(["single", "tflite"]))
-    module = GraphBuilder(rng, rounding or drawn).build(shape, body, widths or list(range(9)))
+    module = GraphBuilder(rng, rounding or drawn).build(shape, kinds, widths or list(range(9)))
     height, width, channels = shape
     return module, rng.normal(0, 3, (3, channels, height, width)).astype(np.float32)
 

@@ -506,9 +506,18 @@ def _inputs(rng: np.random.Generator, shape: Sequence[int], count: int = 3) -> n
 
 def random_model(seed: int) -> tuple[bytes, np.ndarray]:
     """A model of 1 to 6 drawn operators and int8 inputs [3, ...] for it, of its shape without the batch axis."""
-    rng = np.random.default_rng(seed)
-    kinds = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 7)))]
-    return _model(rng, kinds)
+    return model_of(seed, kinds_of(seed))
+
+
+def kinds_of(seed: int) -> list[str]:
+    """The operators drawn for a seed."""
+    rng = np.random.default_rng([seed, 0])
+    return [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 7)))]
+
+
+def model_of(seed: int, kinds: Sequence[str]) -> tuple[bytes, np.ndarray]:
+    """A model of these operators, all else drawn from the seed."""
+    return _model(np.random.default_rng([seed, 1]), kinds)
 
 
 def single_operator_models(kind: str, rng: np.random.Generator, count: int = 5) -> Iterator[tuple[bytes, np.ndarray]]:
