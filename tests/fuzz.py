@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -257,9 +258,11 @@ def main(networks: int, files: int, seed: int, jobs: int, output: Path) -> None:
     counts: Counter[str] = Counter()
     failures = []
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with multiprocessing.get_context("spawn").Pool(jobs, maxtasksperchild=200) as pool, Progress(*columns) as progress:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=200) as pool, Progress(*columns) as progress:
         bar = progress.add_task("checked", total=len(tasks))
-        for result in pool.imap_unordered(_call, tasks):
+        for future in as_completed([pool.submit(task) for task in tasks]):
+            result = future.result()
             counts[f"{result.source}: {result.outcome}"] += 1
             progress.advance(bar)
             if result.fault:
@@ -271,10 +274,6 @@ def main(networks: int, files: int, seed: int, jobs: int, output: Path) -> None:
         click.echo(f"{name:<20} {count:,}")
     click.echo(f"{sum(counts.values()) - len(failures)} passed, {len(failures)} failed")
     sys.exit(bool(failures))
-
-
-def _call(task: Callable[[], Result]) -> Result:
-    return task()
 
 
 if __name__ == "__main__":

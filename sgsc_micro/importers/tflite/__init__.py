@@ -9,7 +9,7 @@ from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.tflite.convert import COMPUTING, Scope
-from sgsc_micro.importers.tflite.model import Model, Operator, Refused, Tensor, read_bytes, read_model
+from sgsc_micro.importers.tflite.model import DAMAGED, Model, Operator, Refused, Tensor, read_bytes, read_model
 from sgsc_micro.importers.tflite.moves import MOVING
 from sgsc_micro.ir import shape_of, with_rounding
 
@@ -119,7 +119,7 @@ class _Importer:
                     raise Refused(f"reads {tensor}, which is {tensor.dtype}: only int8 is computed on")
         try:
             made = convert(self.scope, operator)
-        except (tvm.error.InternalError, ValueError, TypeError, OverflowError) as error:
+        except (*DAMAGED, tvm.error.InternalError) as error:
             raise Refused(f"makes no sense: {str(error).strip().splitlines()[-1]}") from error
         results = made if isinstance(made, list) else [made]
         if len(results) != len(operator.outputs):
