@@ -38,14 +38,10 @@ def _sum(rounding: str, a: Dequantised, b: Dequantised, sign: int, precision: ty
     values, scales = aligned(a.centred, b.centred), [t.scale.astype(precision) for t in (a, b)]
     largest = np.maximum(*scales)
     if rounding == "single":
-        x, y = (
-            v * int(np.floor(2.0**ADD_BITS * (s / largest) + 0.5)) for v, s in zip(values, scales, strict=True)
-        )
+        x, y = (v * int(np.floor(2.0**ADD_BITS * (s / largest) + 0.5)) for v, s in zip(values, scales, strict=True))
         return Accumulator(x + sign * y, np.asarray(largest / 2.0**ADD_BITS))
     twice = 2 * largest
-    x, y = (
-        exact.requantise_twice(v << ADD_BITS, np.asarray(s / twice)) for v, s in zip(values, scales, strict=True)
-    )
+    x, y = (exact.requantise_twice(v << ADD_BITS, np.asarray(s / twice)) for v, s in zip(values, scales, strict=True))
     return Accumulator(x + sign * y, np.asarray(twice / precision(2**ADD_BITS)))
 
 
