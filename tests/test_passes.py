@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tvm import relax
 
 from sgsc_micro import reference
-from sgsc_micro.passes import FuseQuantizedOps, PlanMemory, PruneChannels, SortChannels, optimise
+from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, PlanMemory, PruneChannels, SortChannels, optimise
 from sgsc_micro.passes.graph import Graph, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Flatten, Weighted
+from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad, Reshape, Weighted
 from sgsc_micro.passes.plan import Block, place, read_plan
 from tests.graphs import GraphBuilder, Image, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
 PASSES: dict[str, Callable[[], tvm.transform.Pass]] = {
     "fuse": lambda: tvm.transform.Sequential([]),  # fusing itself: every module below is fused first
+    "fold": FoldConstants,
     "prune": PruneChannels,
     "sort": SortChannels,
     "plan": PlanMemory,
@@ -47,6 +50,75 @@ def test_a_pass_keeps_every_output_byte(name: str, seed: int, narrow: bool) -> N
 
 def _graph(body: list[str], widths: list[int], seed: int = 0, shape: tuple[int, int, int] = (6, 6, 4)) -> Graph:
     return read_graph(FuseQuantizedOps()(GraphBuilder(np.random.default_rng(seed)).build(shape, body, widths)))
+
+
+class _Foldable(GraphBuilder):
+    """What constant folding is for, one piece a method."""
+
+    def padded_conv(self, image: Image) -> Image:
+        return self._conv(self._around(image, image[2]), 3, groups=1, depth=4, same=True)
+
+    def conv_behind_another_value(self, image: Image) -> Image:
+        return self._conv(self._around(image, image[2] + 1), 3, groups=1, depth=4, same=True)
+
+    def _around(self, image: Image, value: int) -> Image:
+        return self.builder.emit(relax.op.nn.pad(image[0], [0, 0, 1, 2, 3, 0, 0, 0], pad_value=value)), *image[1:]
+
+    def constant_turned(self, image: Image) -> Image:
+        values = np.arange(6 * 6 * 4, dtype=np.int8).reshape(1, 4, 6, 6)
+        turned = self.builder.emit(relax.op.permute_dims(relax.const(values), (0, 2, 3, 1)))
+        product = relax.op.multiply(self._dequantize(image), self._dequantize((turned, 0.1, 0)))
+        return self._quantize(self.builder.emit(product), 1.0, 0)
+
+    def nothing(self, image: Image) -> Image:
+        same = self._quantize(self._dequantize(image), *image[1:])
+        return self.builder.emit(relax.op.permute_dims(same[0], (0, 1, 2, 3))), *image[1:]
+
+
+def _folded(body: list[str], seed: int = 0) -> tuple[Graph, Graph]:
+    """Before and after; the last two nodes, a reshape and a dense layer, left out."""
+    module = _Foldable(np.random.default_rng(seed)).build((6, 6, 4), body, [8])
+    x = np.random.default_rng(seed).normal(0, 3, (2, 4, 6, 6)).astype(np.float32)
+    fused = FuseQuantizedOps()(module)
+    after = FoldConstants()(fused)
+    assert np.array_equal(reference.run_integers(after, x), reference.run_integers(module, x))
+    before, folded = (read_graph(m) for m in (fused, after))
+    return replace(before, nodes=before.nodes[:-2]), replace(folded, nodes=folded.nodes[:-2])
+
+
+def test_padding_with_what_stands_for_zero_becomes_the_convolutions() -> None:
+    before, after = _folded(["padded_conv"])
+    assert [type(node.operator) for node in before.nodes] == [Pad, Conv2D]
+    (conv,) = (node.operator for node in after.nodes)
+    assert isinstance(conv, Conv2D) and conv.padding == (2, 4, 3, 1)
+
+
+def test_padding_with_another_value_stays() -> None:
+    _, after = _folded(["conv_behind_another_value"])
+    assert [type(node.operator) for node in after.nodes] == [Pad, Conv2D]
+
+
+def test_a_table_behind_a_requantise_becomes_one_table() -> None:
+    before, after = _folded(["requantize", "lookup"])
+    first, second = (node.operator for node in before.nodes)
+    (merged,) = (node.operator for node in after.nodes)
+    assert isinstance(merged, Lookup) and isinstance(second, Lookup)
+    for value in (-128, -1, 0, 100, 127):
+        assert merged.constant(value) == second.constant(first.constant(value) or 0)
+
+
+def test_what_is_constant_is_computed_once() -> None:
+    before, after = _folded(["constant_turned"])
+    assert len(before.nodes) == 2
+    (node,) = after.nodes
+    assert isinstance(node.operator, Multiply)
+    (values,) = after.constants.values()
+    assert np.array_equal(values, np.arange(6 * 6 * 4, dtype=np.int8).reshape(1, 4, 6, 6).transpose(0, 2, 3, 1))
+
+
+def test_what_does_nothing_goes() -> None:
+    before, after = _folded(["nothing"])
+    assert len(before.nodes) == 2 and not after.nodes
 
 
 def test_channels_of_width_zero_vanish_where_their_reader_can_do_without() -> None:
@@ -93,7 +165,7 @@ def test_nothing_alive_at_the_same_time_shares_a_byte(seed: int) -> None:
     graph, plan = read_graph(module), read_plan(module)
     home = {tensor: tensor for tensor in graph.shapes}
     for node in graph.nodes:
-        if isinstance(node.operator, Flatten):
+        if isinstance(node.operator, Reshape):
             home[node.output] = home[node.inputs[0]]
     last = {}
     for step, node in enumerate(graph.nodes):

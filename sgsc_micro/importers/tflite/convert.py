@@ -128,7 +128,8 @@ def _rank(tensor: Tensor, rank: int) -> tuple[int, ...]:
 def _weights(scope: Scope, values: np.ndarray, tensor: Tensor) -> relax.Var:
     """[O, ...] at one scale (then float32 of no axes) or one per output channel."""
     scales = tensor.channel_scales(len(values))
-    zero_points = np.zeros(len(values), np.int8)
+    scales = scales if len(tensor.scales) > 1 else scales[0]
+    zero_points = np.zeros(scales.shape, np.int8)
     return scope.emit(
         relax.op.dequantize(
             relax.const(np.ascontiguousarray(values)), relax.const(scales), relax.const(zero_points), axis=0
