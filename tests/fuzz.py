@@ -68,13 +68,10 @@ def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) 
         folder = Path(name)
         manifest = write_library(optimise(module), folder / "library", "fuzz")
         stored = to_stored(manifest, x)
-        places: dict[str, Callable[[], np.ndarray]] = {
-            "host": lambda: HostLibrary(folder / "library", FLAGS).run(stored)
-        }
+        answers = {"host": HostLibrary(folder / "library", FLAGS).run(stored)}
         if emulate:
-            places[EMULATED] = lambda: _emulated(folder, stored)
-        for place, run in places.items():
-            found = run()
+            answers[EMULATED] = _emulated(folder, stored)
+        for place, found in answers.items():
             if not np.array_equal(found, expected):
                 raise Mismatch(f"{place} differs from the reference in {np.mean(found != expected):.1%} of the bytes")
     return expected
