@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,13 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tvm import relax
 
+from sgsc_micro.codegen import HostLibrary, write_library
 from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.tflite import import_model
 from sgsc_micro.ir import bindings_of, constant_of, with_rounding
+from sgsc_micro.passes import optimise
 from sgsc_micro.passes.requantise import DoubleRounding, SingleRounding
 from sgsc_micro.reference import arithmetic, run, run_integers, softmax
 from tests.graphs import random_graph
 from tests.tflite_graphs import KINDS, random_model, single_operator_models
+from tests.tflite_models import ModelWriter, Quantization
 from tests.tflite_oracles import require_tflite_micro, tflite_micro_outputs
 
 RATIOS = st.floats(min_value=2.0**-20, max_value=64.0)
@@ -275,6 +279,41 @@ def test_networks_give_tflite_micros_bytes(seed: int) -> None:
         _against_tflite_micro(model, q)
     except SgscError as refusal:
         pytest.skip(str(refusal))
+
+
+def _in_float32(operator: str) -> tuple[bytes, np.ndarray]:
+    """A model some of whose bytes change where a product or ratio of scales is, or is not, rounded to float32."""
+    writer, q = ModelWriter(), np.arange(-50, 50, dtype=np.int8).reshape(-1, 1)
+    scales = 0.03225954994559288, 0.029263848438858986, 0.005892573855817318  # -83 - -92: 3, in float32 2
+    if operator in ("ADD", "SUB"):
+        q = np.arange(-128, 128, dtype=np.int16).astype(np.int8).reshape(-1, 1)
+        x = writer.activation((1, 1), Quantization(scales[0], 0))
+        other = writer.constant(np.array([[-92]], np.int8), Quantization(scales[1], 0))
+        return writer.bytes([x], [writer.binary(operator, x, other, Quantization(scales[2], 0))]), q
+    factors = 0.06348933279514313, 0.12305216491222382  # 2^-7 in float32, a little less in float64
+    x, output = writer.activation((1, 1), Quantization(factors[0], 0)), Quantization(2.0**-6, 0)
+    if operator == "BATCH_MATMUL":
+        one = writer.constant(np.array([[1]], np.int8), Quantization(factors[1], 0))
+        return writer.bytes([x], [writer.batch_matmul(x, one, output)]), q
+    if operator == "MUL":
+        one = writer.constant(np.array([[1]], np.int8), Quantization(factors[1], 0))
+        return writer.bytes([x], [writer.binary("MUL", x, one, output)]), q
+    channels = 2 if operator == "FULLY_CONNECTED by channel" else 1
+    weights, of_weights = np.ones((channels, 1), np.int8), np.full(channels, factors[1], np.float32)
+    return writer.bytes([x], [writer.fully_connected(x, weights, of_weights, None, output)]), q
+
+
+@pytest.mark.parametrize(
+    "operator", ["ADD", "SUB", "MUL", "BATCH_MATMUL", "FULLY_CONNECTED", "FULLY_CONNECTED by channel"]
+)
+def test_ratios_of_scales_have_tflite_micros_precision(operator: str, tmp_path: Path) -> None:
+    """In the reference and in the kernels: float32 or float64 decides some of these bytes."""
+    require_tflite_micro()
+    model, q = _in_float32(operator)
+    _against_tflite_micro(model, q)
+    write_library(optimise(import_model(model, operator)), tmp_path, operator)
+    found = HostLibrary(tmp_path).run(q)
+    assert np.array_equal(found.ravel(), tflite_micro_outputs(model, q).ravel())
 
 
 def test_an_accumulator_beyond_int32_is_an_error_and_not_an_answer() -> None:

@@ -92,7 +92,7 @@ def conv2d_transpose(_rounding: str, call: relax.Call, x: Value, w: Value) -> Ac
     return Accumulator(cropped.astype(np.int64), _product(x.scale, w.scale))
 
 
-def matmul(rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
+def matmul(_rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
     """[N, ..., M, K] times [N, ..., K, P] or a constant [1, K, P]."""
     a, b = dequantised(a), dequantised(b)
     left, right = a.floats(np.float64), b.floats(np.float64)
@@ -101,10 +101,7 @@ def matmul(rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
         total = total.reshape(*left.shape[:-1], right.shape[-1])
     else:
         total = np.matmul(*aligned(left, right))
-    scale = _product(a.scale, b.scale)
-    if rounding == "tflite" and scale.ndim == 0:
-        scale = (a.scale * b.scale).astype(np.float64)  # in float32 first
-    return Accumulator(total.astype(np.int64), scale)
+    return Accumulator(total.astype(np.int64), _product(a.scale, b.scale))
 
 
 def aligned(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:

@@ -49,8 +49,6 @@ class Add(Binary):
     composite: ClassVar[str] = "sgsc.add"
     relax_op: ClassVar[str] = "add"
     sign: ClassVar[int] = 1
-    precision: ClassVar[type[np.floating]] = np.float64
-    """In which TFLite divides its scales."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class Subtract(Add):
     composite: ClassVar[str] = "sgsc.subtract"
     relax_op: ClassVar[str] = "subtract"
     sign: ClassVar[int] = -1
-    precision: ClassVar[type[np.floating]] = np.float32
 
 
 @dataclass(frozen=True)

@@ -68,10 +68,6 @@ class Output:
         """From an accumulator of real ``scale`` to the output."""
         return multiplier_of(scale / self.quantisation.scale, self.rounding)
 
-    def product(self, a: float, b: float) -> float:
-        """The scale of products of two tensors of one scale each; TFLite multiplies them in float32."""
-        return a * b if self.rounding == "single" else float(np.float32(a) * np.float32(b))
-
     def end(self, accumulator: int, multiplier: Multiplier) -> int:
         """One accumulator as the int8 it becomes."""
         low, high = self.bounds

@@ -16,17 +16,13 @@ from sgsc_micro.storage import width_of
 
 @dataclass(frozen=True, eq=False)
 class Weighted(Operator):
-    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O].
-
-    ``per_tensor``: a dense layer's weights have one scale; TFLite rounds its product with the input's to float32.
-    """
+    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O]."""
 
     weights: np.ndarray
     scales: np.ndarray
     bias: np.ndarray
     input: Quantisation
     output: Output
-    per_tensor: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -45,8 +41,6 @@ class Weighted(Operator):
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
-        if self.per_tensor:
-            return np.array([self.output.product(self.input.scale, float(scale)) for scale in self.scales])
         return self.input.scale * self.scales.astype(np.float64)
 
     def accumulator_bound(self) -> np.ndarray:
@@ -55,11 +49,10 @@ class Weighted(Operator):
         return np.abs(self.bias.astype(np.int64)) + flat.sum(axis=1) * self.input.reach
 
     def _constants(self, builder: relax.BlockBuilder) -> tuple[relax.Var, relax.Var]:
-        zeros = np.zeros(len(self.weights), np.int8)
-        of_weights = (self.scales[0], np.int8(0)) if self.per_tensor else (self.scales, zeros)
-        weights = relax.op.dequantize(relax.const(self.weights), *map(relax.const, of_weights), axis=0)
+        zero = relax.const(np.zeros(len(self.weights), np.int8))
+        weights = relax.op.dequantize(relax.const(self.weights), relax.const(self.scales), zero, axis=0)
         bias_scales = relax.const(self.accumulator_scales().astype(np.float32))
-        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, relax.const(zeros), axis=0)
+        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, zero, axis=0)
         return builder.emit(weights), builder.emit(bias)
 
     @staticmethod
@@ -191,5 +184,4 @@ class Dense(Weighted):
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         arguments, operands = Weighted.parts(pieces)
-        kernel = pieces.values[pieces.one("relax.permute_dims").args[0]]
-        return Dense(**arguments, per_tensor=constant_of(kernel.args[1]).ndim == 0), operands
+        return Dense(**arguments), operands
