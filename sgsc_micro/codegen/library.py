@@ -59,7 +59,8 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
     texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
-    texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest)
+    places = {end: lowered.plan.tensors[getattr(lowered.graph, f"{end}_tensor")] for end in ("input", "output")}
+    texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
     for file, text in texts.items():
         write_text(folder / file, text)
     write_json(folder / "manifest.json", manifest)
@@ -119,7 +120,7 @@ def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
             "bytes": int(np.prod(output_shape)),
             **asdict(graph.output),
         },
-        "arena_bytes": lowered.arena_bytes,
+        "arena_bytes": lowered.plan.arena_bytes,
         "live_bytes": lowered.plan.live_bytes,
         "constant_bytes": constant_bytes(lowered.constants),
         "layers": layers,

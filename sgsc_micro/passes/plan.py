@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
 import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph
-from sgsc_micro.passes.operators import Reshape, Weighted
+from sgsc_micro.passes.operators import Weighted
 from sgsc_micro.storage import row_bytes
 
 ALIGNMENT = 4
-INPUT, OUTPUT = -1, -2
-"""Places outside the arena: the caller's buffers."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """Offsets in bytes: a tensor's (or INPUT, OUTPUT), a node's scratch; the arena's size and its lower bound."""
+    """Offsets in bytes: a tensor's, a node's scratch; the arena's size and its lower bound. Constants have no place."""
 
     tensors: dict[str, int]
     scratch: dict[str, int]
@@ -63,35 +62,38 @@ def read_plan(module: tvm.IRModule) -> Plan:
 
 
 def plan(graph: Graph) -> Plan:
-    """Offsets for every tensor and scratch row. A flattened image is the image itself."""
-    home = {tensor: tensor for tensor in graph.shapes}
-    for node in graph.nodes:
-        if isinstance(node.operator, Reshape):
-            home[node.output] = home[node.inputs[0]]
-    outside = {home[graph.output_tensor]: OUTPUT, home[graph.input_tensor]: INPUT}
-    first = {graph.input_tensor: 0} | {node.output: step for step, node in enumerate(graph.nodes)}
-    last = dict.fromkeys(home.values(), 0)
-    for step, node in enumerate(graph.nodes):
-        for tensor in (*node.inputs, node.output):
-            last[home[tensor]] = max(last[home[tensor]], step)
+    """Offsets for every tensor, the network's input and output among them, and every scratch row."""
+    owners = graph.owners()
     blocks = {
-        f"tensor {head}": Block(_aligned(int(np.prod(graph.shapes[head]))), first[head], last[head])
-        for head in last
-        if head not in outside
+        f"tensor {owner}": Block(_aligned(int(np.prod(graph.shapes[owner]))), first, last)
+        for owner, (first, last) in lifetimes(graph).items()
     }
     for step, node in enumerate(graph.nodes):
         if size := scratch_bytes(node):
             blocks[f"scratch {node.name}"] = Block(_aligned(size), step, step)
     offsets = place(blocks)
     return Plan(
-        tensors={tensor: outside.get(head, offsets.get(f"tensor {head}", 0)) for tensor, head in home.items()},
-        scratch={node.name: offsets.get(f"scratch {node.name}", 0) for node in graph.nodes},
-        arena_bytes=max((offset + blocks[name].size for name, offset in offsets.items()), default=0),
-        live_bytes=max(
-            (sum(b.size for b in blocks.values() if b.first <= step <= b.last) for step in range(len(graph.nodes))),
-            default=0,
-        ),
+        tensors={tensor: offsets[f"tensor {owner}"] for tensor, owner in owners.items() if owner not in graph.constants},
+        scratch={node.name: offsets[f"scratch {node.name}"] for node in graph.nodes if scratch_bytes(node)},
+        arena_bytes=max(offset + blocks[name].size for name, offset in offsets.items()),
+        live_bytes=live_bytes(blocks.values()),
     )
+
+
+def lifetimes(graph: Graph) -> dict[str, tuple[int, int]]:
+    """The first and the last step that every tensor with bytes of its own, or a reshape of it, is needed in.
+
+    The input is there from the first step on, the output to the last.
+    """
+    owners, end = graph.owners(), len(graph.nodes) - 1
+    first = {graph.input_tensor: 0} | {node.output: step for step, node in enumerate(graph.nodes)}
+    last = {owner: first[owner] for owner in owners.values() if owner not in graph.constants}
+    for step, node in enumerate(graph.nodes):
+        for tensor in node.inputs:
+            if owners[tensor] in last:
+                last[owners[tensor]] = step
+    last |= {owner: end for owner in [owners[graph.output_tensor]] if owner in last}
+    return {owner: (first[owner], last[owner]) for owner in last}
 
 
 def place(blocks: dict[str, Block]) -> dict[str, int]:
@@ -110,6 +112,13 @@ def place(blocks: dict[str, Block]) -> dict[str, int]:
             offset = max(offset, end)
         offsets[name] = offset
     return offsets
+
+
+def live_bytes(blocks: Collection[Block]) -> int:
+    """What no arena for these blocks can be smaller than: the most bytes alive in one step."""
+    return max(
+        sum(b.size for b in blocks if b.first <= step <= b.last) for step in {block.first for block in blocks}
+    )
 
 
 def scratch_bytes(node: Node) -> int:
