@@ -18,7 +18,7 @@ from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
 from sgsc_micro.passes.graph import Node
-from sgsc_micro.passes.operators import Weighted
+from sgsc_micro.passes.operators import Residual, Weighted
 
 KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
 SOURCES = ("model.c", "weights.c")
@@ -137,8 +137,9 @@ def _layer(lowered: Lowered, node: Node) -> dict[str, Any]:
         "shape": list(shape[1:]),
         "bytes": {entry.what: entry.count * np.dtype(POOLS[entry.pool]).itemsize for entry in entries},
     }
-    if isinstance(node.operator, Weighted):
-        layer["taps"] = node.operator.taps
-        layer["macs"] = int(np.prod(shape)) * node.operator.taps
-        layer["widths"] = node.operator.widths.tolist()
+    weighted = node.operator.weighted if isinstance(node.operator, Residual) else node.operator
+    if isinstance(weighted, Weighted):
+        layer["taps"] = weighted.taps
+        layer["macs"] = int(np.prod(shape)) * weighted.taps
+        layer["widths"] = weighted.widths.tolist()
     return layer

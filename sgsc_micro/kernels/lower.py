@@ -30,6 +30,7 @@ from sgsc_micro.passes.operators import (
     Multiply,
     Pad,
     Requantize,
+    Residual,
     ResizeBilinear,
     Slice,
     Softmax,
@@ -41,9 +42,10 @@ from sgsc_micro.passes.operators import (
 from sgsc_micro.passes.plan import Plan, read_plan
 
 BUILDERS: dict[type, Callable[..., Kernel]] = {
-    Conv2D: conv.conv2d,
-    TransposedConv2D: conv.conv2d,
-    Dense: conv.dense,
+    Conv2D: conv.weighted,
+    TransposedConv2D: conv.weighted,
+    Dense: conv.weighted,
+    Residual: conv.weighted,
     Add: elementwise.add,
     Subtract: elementwise.add,
     Multiply: elementwise.multiply,

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import tvm
 
-from sgsc_micro.passes.graph import Graph, Node, read_graph
-from sgsc_micro.passes.operators import Weighted
-from sgsc_micro.storage import row_bytes
+from sgsc_micro.passes.graph import Graph, read_graph
 
 ALIGNMENT = 4
 
@@ -69,12 +67,14 @@ def plan(graph: Graph) -> Plan:
         for owner, (first, last) in lifetimes(graph).items()
     }
     for step, node in enumerate(graph.nodes):
-        if size := scratch_bytes(node):
+        if size := node.operator.scratch_bytes:
             blocks[f"scratch {node.name}"] = Block(_aligned(size), step, step)
     offsets = place(blocks)
     return Plan(
-        tensors={tensor: offsets[f"tensor {owner}"] for tensor, owner in owners.items() if owner not in graph.constants},
-        scratch={node.name: offsets[f"scratch {node.name}"] for node in graph.nodes if scratch_bytes(node)},
+        tensors={
+            tensor: offsets[f"tensor {owner}"] for tensor, owner in owners.items() if owner not in graph.constants
+        },
+        scratch={node.name: offsets[f"scratch {node.name}"] for node in graph.nodes if node.operator.scratch_bytes},
         arena_bytes=max(offset + blocks[name].size for name, offset in offsets.items()),
         live_bytes=live_bytes(blocks.values()),
     )
@@ -116,17 +116,7 @@ def place(blocks: dict[str, Block]) -> dict[str, int]:
 
 def live_bytes(blocks: Collection[Block]) -> int:
     """What no arena for these blocks can be smaller than: the most bytes alive in one step."""
-    return max(
-        sum(b.size for b in blocks if b.first <= step <= b.last) for step in {block.first for block in blocks}
-    )
-
-
-def scratch_bytes(node: Node) -> int:
-    """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
-    operator = node.operator
-    if not isinstance(operator, Weighted):
-        return 0
-    return max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
+    return max(sum(b.size for b in blocks if b.first <= step <= b.last) for step in {block.first for block in blocks})
 
 
 def _aligned(size: int) -> int:
