@@ -17,6 +17,7 @@ from sgsc_micro.codegen.emit import emit_functions
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
+from sgsc_micro.kernels.lower import arena
 from sgsc_micro.passes.graph import Node
 from sgsc_micro.passes.operators import Residual, Weighted
 
@@ -52,14 +53,21 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
     functions = [bodies[node.name] for node in lowered.graph.nodes if node.name in bodies] + [bodies["network"]]
     pools = _pools(lowered.constants)
     environment = _environment()
-    context: dict[str, Any] = {"name": name, "version": sgsc_micro.__version__, "functions": functions, "pools": pools}
+    context: dict[str, Any] = {
+        "name": name,
+        "version": sgsc_micro.__version__,
+        "functions": functions,
+        "pools": pools,
+        "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
+        "arena": arena,
+    }
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
     texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
-    places = {end: lowered.plan.tensors[getattr(lowered.graph, f"{end}_tensor")] for end in ("input", "output")}
+    places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
     texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
     for file, text in texts.items():
         write_text(folder / file, text)

@@ -39,7 +39,7 @@ from sgsc_micro.passes.operators import (
     Transpose,
     TransposedConv2D,
 )
-from sgsc_micro.passes.plan import Plan, read_plan
+from sgsc_micro.passes.plan import Plan, Resident, read_plan
 
 BUILDERS: dict[type, Callable[..., Kernel]] = {
     Conv2D: conv.weighted,
@@ -103,7 +103,7 @@ def lower(module: tvm.IRModule) -> Lowered:
 
 
 def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]]) -> tirx.PrimFunc:
-    """``network(in0, out, arena, pools...)``: each kernel on its places; ``in0`` and ``out`` may lie in the arena."""
+    """``network(in0, out, arenas..., pools...)``: each kernel on its places; ``in0`` and ``out`` may be among them."""
     graph, plan, owners = lowered.graph, lowered.plan, lowered.graph.owners()
 
     with IRBuilder() as builder:
@@ -113,10 +113,13 @@ def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]])
             shapes: Shapes = {
                 "in0": ((int(np.prod(graph.shapes[graph.input_tensor])),), "int8"),
                 "out": ((int(np.prod(graph.shapes[graph.output_tensor])),), "int8"),
-                "arena": ((plan.arena_bytes,), "int8"),
             }
+            shapes |= {arena(number): ((part.bytes,), "int8") for number, part in enumerate(plan.parts)}
             buffers = parameters(shapes | pool_shapes(lowered.constants))
             callers = {owners[graph.input_tensor]: buffers["in0"], owners[graph.output_tensor]: buffers["out"]}
+
+            def lies(resident: Resident) -> Any:
+                return T.address_of(buffers[arena(resident.part)][resident.offset])
 
             def place(tensor: str) -> Any:
                 owner = owners[tensor]
@@ -125,12 +128,17 @@ def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]])
                     return T.address_of(buffers[entry.pool][entry.offset])
                 if owner in callers:
                     return T.address_of(callers[owner][0])
-                return T.address_of(buffers["arena"][plan.tensors[tensor]])
+                return lies(plan.tensors[owner])
 
             for node, built, bases in calls:
                 arguments = [*(place(tensor) for tensor in node.inputs), place(node.output)]
                 if "scratch" in built.buffers:
-                    arguments.append(T.address_of(buffers["arena"][plan.scratch[node.name]]))
+                    arguments.append(lies(plan.scratch[node.name]))
                 arguments += [T.address_of(buffers[name][bases[name]]) for name in built.constants.used]
                 run(node.name, *arguments)
     return builder.get()
+
+
+def arena(part: int) -> str:
+    """The name in C of a part of the arena, behind ``model_``."""
+    return f"arena_{part}" if part else "arena"

@@ -87,8 +87,8 @@ class Operator:
 
     composite: ClassVar[str] = ""
     overwrites: ClassVar[tuple[int, ...]] = ()
-    """Numbers of the inputs that the output may lie over, where it has their bytes: each element is read before the
-    one of the same index is written, and not again."""
+    """Numbers of the inputs that the output may lie over, where it is as large: what is read from a byte on is read
+    before that byte is written."""
 
     @property
     def channelwise(self) -> bool:
