@@ -214,7 +214,8 @@ class Build:
 
         def library(folder: Path) -> None:
             self._withdraw()
-            write_library(optimise(read_network(self.shared / "compress")), folder, self.project.name)
+            module = optimise(read_network(self.shared / "compress"), self.target.board)
+            write_library(module, folder, self.project.name)
 
         def evidence(folder: Path) -> None:
             self._withdraw()
@@ -225,7 +226,12 @@ class Build:
             write_json(folder / "project.json", {"name": self.project.name})
 
         compressed = record_hash(self.shared / "compress")
-        sources = {"compress": compressed, "code": code_hash("passes", "kernels", "codegen", "storage.py")}
+        board = self.target.board
+        sources = {
+            "compress": compressed,
+            "memories": board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None,
+            "code": code_hash("passes", "kernels", "codegen", "storage.py"),
+        }
         made = run_stage(self.folder / "library", sources, library)
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
         return run_stage(self.folder / "evidence", sets, evidence) or made

@@ -8,6 +8,7 @@ from sgsc_micro.passes.plan import PlanMemory
 from sgsc_micro.passes.prune import PruneChannels
 from sgsc_micro.passes.residual import FuseResidual
 from sgsc_micro.passes.sort import SortChannels
+from sgsc_micro.targets import Board
 
 __all__ = [
     "FoldConstants",
@@ -20,7 +21,10 @@ __all__ = [
 ]
 
 
-def optimise(module: tvm.IRModule) -> tvm.IRModule:
-    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`."""
-    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), FuseResidual(), PlanMemory()]
+def optimise(module: tvm.IRModule, board: Board | None = None) -> tvm.IRModule:
+    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`; its arena in ``board``'s memories.
+
+    Errors: ``SgscError`` naming an operator that cannot be lowered, or a tensor that no memory has room for.
+    """
+    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), FuseResidual(), PlanMemory(board)]
     return tvm.transform.Sequential(passes)(module)

@@ -17,8 +17,10 @@ import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph
 from sgsc_micro.passes.placement import Block, Room, allot, height
+from sgsc_micro.targets import Board
 
 ALIGNMENT = 4
+RAM = "ram"
 Kind = Literal["input", "output", "tensor", "scratch"]
 _ATTRIBUTE = "sgsc.plan"
 
@@ -41,7 +43,7 @@ class Resident:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the arena, in one memory; ``memory`` is empty where everything else lies too."""
+    """A piece of the arena; ``memory`` is RAM, where variables lie too, or one of the board's for the arena alone."""
 
     memory: str
     bytes: int
@@ -71,9 +73,12 @@ class Plan:
 class PlanMemory:
     """Writes the plan onto ``main`` as an attribute; :func:`read_plan` reads it. The functions are unchanged."""
 
-    def __init__(self, rooms: Sequence[Room] = ()) -> None:
-        """``rooms`` are filled in order; without any the arena is one part that nothing limits."""
-        self.rooms = list(rooms) or [Room("")]
+    def __init__(self, board: Board | None = None) -> None:
+        """The arena's parts are the board's memories, in order; without a board it is one part that nothing limits."""
+        self.rooms = [Room(RAM)]
+        if board is not None:
+            free = board.ram.bytes - board.stack_bytes
+            self.rooms = [*(Room(region.name, region.bytes) for region in board.arena), Room(RAM, free)]
 
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with its plan. Errors: ``SgscError`` naming a tensor that no room has place for."""
@@ -92,7 +97,7 @@ def read_plan(module: tvm.IRModule) -> Plan:
     return Plan(tensors, scratch, tuple(Part(**part) for part in fields["parts"]), tuple(fields["live"]))
 
 
-def plan(graph: Graph, rooms: Sequence[Room] = (Room(""),)) -> Plan:
+def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
     """Places for every tensor, the network's input and output among them, and every scratch row."""
     alive, over = lifetimes(graph), overwritten(graph)
     names = {graph.input_tensor: "input"} | {node.output: node.name for node in graph.nodes}
