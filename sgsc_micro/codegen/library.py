@@ -1,4 +1,4 @@
-"""The C library in a folder that stands alone: model and weights, .c and .h, sgsc_kernels.h, manifest.json."""
+"""The C library in a folder that stands alone: model and weights, sgsc_kernels.h, manifest.json, maps of the arena."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import tvm
 import sgsc_micro
 from sgsc_micro import kernels
 from sgsc_micro.codegen.emit import emit_functions
+from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
@@ -69,6 +70,8 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
     texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
+    texts["memory.txt"] = memory_text(manifest)
+    texts["memory.svg"] = environment.get_template("memory.svg.j2").render(memory_picture(manifest))
     for file, text in texts.items():
         write_text(folder / file, text)
     write_json(folder / "manifest.json", manifest)
@@ -108,7 +111,8 @@ def _pools(constants: Constants) -> list[_Pool]:
 
 def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
     graph = lowered.graph
-    layers = [_layer(lowered, node) for node in graph.nodes]
+    live = zip(graph.nodes, lowered.plan.live, strict=True)
+    layers = [_layer(lowered, node) | {"live_bytes": alive} for node, alive in live]
     input_shape, output_shape = graph.shapes[graph.input_tensor], graph.shapes[graph.output_tensor]
     return {
         "format": 1,
@@ -128,8 +132,7 @@ def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
             "bytes": int(np.prod(output_shape)),
             **asdict(graph.output),
         },
-        "arena_bytes": lowered.plan.arena_bytes,
-        "live_bytes": lowered.plan.live_bytes,
+        **memory_fields(lowered),
         "constant_bytes": constant_bytes(lowered.constants),
         "layers": layers,
     }
