@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
@@ -18,12 +19,34 @@ Combine = Callable[..., Expression]
 """From centred values, one of each input, to the accumulator."""
 
 
+@dataclass(frozen=True)
+class Computation:
+    """One int8 value of an elementwise operator from one of each input: centre, combine, requantise."""
+
+    quantisations: tuple[Quantisation, ...]
+    combine: Combine
+    requantise: Requantiser
+
+    def __call__(self, built: Kernel, *values: Expression) -> Expression:
+        """int8 of int8 ``values``."""
+        centred = (
+            T.Cast("int32", value) - quantisation.zero_point
+            for value, quantisation in zip(values, self.quantisations, strict=True)
+        )
+        return self.requantise(built, self.combine(*centred), 0)
+
+
 def add(name: str, operator: Add, inputs: list[Shape], output: Shape) -> Kernel:
     """Both inputs at 20 fraction bits of one scale, summed; or their difference."""
     constants = Constants(name)
+    return _elementwise(name, constants, adding(operator, constants), inputs, output)
+
+
+def adding(operator: Add, constants: Constants) -> Computation:
+    """What an add or a subtract does to two values."""
     combine, scale, bound = _tflite_sum(operator) if operator.output.rounding == "tflite" else _sum(operator)
     requantise = Requantiser(constants, operator.output, [operator.output.multiplier(scale)], np.array([bound]))
-    return _elementwise(name, constants, operator.inputs, combine, requantise, inputs, output)
+    return Computation(operator.inputs, combine, requantise)
 
 
 def _sum(operator: Add) -> tuple[Combine, float, int]:
@@ -57,7 +80,8 @@ def multiply(name: str, operator: Multiply, inputs: list[Shape], output: Shape) 
     a, b = operator.inputs
     multipliers, bounds = [operator.output.multiplier(a.scale * b.scale)], np.array([a.reach * b.reach])
     requantise = Requantiser(constants, operator.output, multipliers, bounds)
-    return _elementwise(name, constants, operator.inputs, lambda x, y: x * y, requantise, inputs, output)
+    compute = Computation(operator.inputs, lambda x, y: x * y, requantise)
+    return _elementwise(name, constants, compute, inputs, output)
 
 
 def requantize(name: str, operator: Requantize, inputs: list[Shape], output: Shape) -> Kernel:
@@ -65,7 +89,8 @@ def requantize(name: str, operator: Requantize, inputs: list[Shape], output: Sha
     constants = Constants(name)
     multipliers, bounds = [operator.output.multiplier(operator.input.scale)], np.array([operator.input.reach])
     requantise = Requantiser(constants, operator.output, multipliers, bounds)
-    return _elementwise(name, constants, (operator.input,), lambda x: x, requantise, inputs, output)
+    compute = Computation((operator.input,), lambda x: x, requantise)
+    return _elementwise(name, constants, compute, inputs, output)
 
 
 def lookup(name: str, operator: Lookup, _inputs: list[Shape], output: Shape) -> Kernel:
@@ -78,25 +103,14 @@ def lookup(name: str, operator: Lookup, _inputs: list[Shape], output: Shape) -> 
     return built
 
 
-def _elementwise(
-    name: str,
-    constants: Constants,
-    quantisations: tuple[Quantisation, ...],
-    combine: Combine,
-    requantise: Requantiser,
-    inputs: list[Shape],
-    output: Shape,
-) -> Kernel:
-    """out[i] = requantise(combine(in0[i] - zero_point0, ...)), flat where no input is broadcast."""
+def _elementwise(name: str, constants: Constants, compute: Computation, inputs: list[Shape], output: Shape) -> Kernel:
+    """out[i] = compute(in0[i], ...), flat where no input is broadcast."""
     if all(math.prod(shape) == math.prod(output) for shape in inputs):
         inputs, output = [(math.prod(output),)] * len(inputs), (math.prod(output),)
     with kernel(name, [shape or (1,) for shape in inputs], output, constants) as built:
         with loops(**{f"i{axis}": extent for axis, extent in enumerate(output)}) as position:
-            values = [
-                T.Cast("int32", built.input(number)[_broadcast(position, shape)]) - quantisation.zero_point
-                for number, (shape, quantisation) in enumerate(zip(inputs, quantisations, strict=True))
-            ]
-            T.buffer_store(built.output, requantise(built, combine(*values), 0), position)
+            values = [built.input(number)[_broadcast(position, shape)] for number, shape in enumerate(inputs)]
+            T.buffer_store(built.output, compute(built, *values), position)
     return built
 
 

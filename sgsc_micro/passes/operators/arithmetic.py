@@ -26,6 +26,7 @@ class Binary(_Channelwise):
     """Two activations, each at its own scale, element by element; broadcast as NumPy does."""
 
     relax_op: ClassVar[str] = ""
+    overwrites: ClassVar[tuple[int, ...]] = (0, 1)
     inputs: tuple[Quantisation, Quantisation]
     output: Output
 
@@ -73,6 +74,7 @@ class Requantize(_Channelwise):
     """From one scale and zero point to another."""
 
     composite: ClassVar[str] = "sgsc.requantize"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     input: Quantisation
     output: Output
 
@@ -101,6 +103,7 @@ class Lookup(_Channelwise):
     """Any function of one int8 value; ``table`` int8 [256], from -128 up."""
 
     composite: ClassVar[str] = "sgsc.lookup"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     table: np.ndarray
 
     def constant(self, value: int) -> int | None:
@@ -231,6 +234,7 @@ class Softmax(Operator):
     """Over the last axis, to scale 1/256 and zero point -128."""
 
     composite: ClassVar[str] = "sgsc.softmax"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     input: Quantisation
     output: Output
 

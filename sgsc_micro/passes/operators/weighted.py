@@ -11,7 +11,7 @@ from tvm import relax
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
-from sgsc_micro.storage import width_of
+from sgsc_micro.storage import row_bytes, width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +38,11 @@ class Weighted(Operator):
     def taps(self) -> int:
         """Weights per output channel."""
         return int(np.prod(self.weights.shape[1:]))
+
+    @property
+    def scratch_bytes(self) -> int:
+        """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
+        return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
