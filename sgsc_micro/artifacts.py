@@ -40,9 +40,8 @@ def make_library(
     board = target.board
     memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
     code = code_hash("importers", "passes", "kernels", "codegen", "storage.py", "ir.py", "fixed_point.py")
-    return run_stage(
-        folder / LIBRARY, {**source, "memories": memories, "code": code, "tvm": version("apache-tvm")}, work
-    )
+    inputs = {**source, "memories": memories, "code": code, "tvm": version("apache-tvm")}
+    return run_stage(folder / LIBRARY, inputs, work)
 
 
 def make_firmware(folder: Path, target: Target, before: Callable[[], None] = lambda: None) -> bool:

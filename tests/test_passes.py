@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from sgsc_micro import reference
-from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, PlanMemory, PruneChannels, SortChannels, optimise
+from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, PlanMemory, PruneChannels, SortChannels
 from sgsc_micro.passes.graph import Graph, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad, Reshape, Weighted
-from sgsc_micro.passes.plan import Block, place, read_plan
+from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad
 from tests.graphs import GraphBuilder, Image, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -155,51 +154,3 @@ def test_sorting_leaves_each_free_layer_one_run_a_width(seed: int) -> None:
     convs = [node.operator for node in graph.nodes if isinstance(node.operator, Conv2D)]
     for operator in convs:  # both feed tensors whose order is free
         assert np.array_equal(operator.widths, np.sort(operator.widths)[::-1])
-
-
-@given(seed=SEEDS)
-@settings(max_examples=60, deadline=None)
-def test_nothing_alive_at_the_same_time_shares_a_byte(seed: int) -> None:
-    module, _ = random_graph(seed)
-    module = optimise(module)
-    graph, plan = read_graph(module), read_plan(module)
-    home = {tensor: tensor for tensor in graph.shapes}
-    for node in graph.nodes:
-        if isinstance(node.operator, Reshape):
-            home[node.output] = home[node.inputs[0]]
-    last = {}
-    for step, node in enumerate(graph.nodes):
-        for tensor in node.inputs:
-            last[home[tensor]] = step
-    alive: dict[str, tuple[int, int]] = {}
-    for step, node in enumerate(graph.nodes):
-        if home[node.output] == node.output and plan.tensors[node.output] >= 0:
-            size = int(np.prod(graph.shapes[node.output]))
-            alive[node.output] = plan.tensors[node.output], plan.tensors[node.output] + size
-        for name, (begin, end) in alive.items():
-            assert 0 <= begin and end <= plan.arena_bytes
-            for other, (first, behind) in alive.items():
-                assert name == other or end <= first or behind <= begin, (name, other)
-            if isinstance(node.operator, Weighted):
-                assert plan.scratch[node.name] >= end or plan.scratch[node.name] < begin or begin == end
-        alive = {name: place_ for name, place_ in alive.items() if last.get(name, -1) > step}
-
-
-BLOCKS = st.lists(
-    st.builds(lambda size, first, length: Block(4 * size, first, first + length),
-              st.integers(1, 50), st.integers(0, 10), st.integers(0, 5)),
-    min_size=1, max_size=15,
-)  # fmt: skip
-
-
-@given(BLOCKS)
-def test_placing_never_overlaps_and_never_goes_below_the_live_bytes(drawn: list[Block]) -> None:
-    blocks = {str(number): block for number, block in enumerate(drawn)}
-    offsets = place(blocks)
-    for name, block in blocks.items():
-        for other, rival in blocks.items():
-            together = name != other and block.first <= rival.last and rival.first <= block.last
-            apart = offsets[name] + block.size <= offsets[other] or offsets[other] + rival.size <= offsets[name]
-            assert not together or apart
-    live = max(sum(b.size for b in drawn if b.first <= step <= b.last) for step in range(20))
-    assert max(offsets[name] + block.size for name, block in blocks.items()) >= live
