@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -21,6 +23,7 @@ KINDS = [
     "residual",
     "twice",
     "broadcast",
+    "gate",
     "requantize",
     "lookup",
     "softmax",
@@ -49,7 +52,7 @@ class GraphBuilder:
         self.rounding = rounding
         self.builder = relax.BlockBuilder()
 
-    def build(self, shape: tuple[int, int, int], body: list[str], widths: list[int]) -> tvm.IRModule:
+    def build(self, shape: tuple[int, int, int], body: Sequence[str], widths: list[int]) -> tvm.IRModule:
         """A module over float32 [1, C, H, W] whose operators are named in ``body``; ``widths`` are drawn from."""
         height, width, channels = shape
         x = relax.Var("x", relax.TensorType((1, channels, height, width), "float32"))
@@ -85,7 +88,7 @@ class GraphBuilder:
         return self._conv(image, 2 * self._draw(1, 4), groups=2, depth=channels // 2)
 
     def transposed(self, image: Image) -> Image:
-        """A transposed convolution, cropped or not."""
+        """A transposed convolution, cropped or not, with rows and columns behind that nothing reaches or without."""
         kernel, strides = (self._draw(1, 4), self._draw(1, 4)), (self._draw(1, 4), self._draw(1, 4))
         crop = [self._draw(0, side) for side in (*kernel, *kernel)]
         _, height, width, channels = _shape(image)
@@ -95,15 +98,14 @@ class GraphBuilder:
         weights, scales = self._weights((self._draw(1, 6), *kernel, channels))
         layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
         x, w = self._dequantize(image), self._constant(weights, scales)
-        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, strides=strides, padding=crop, **layouts))
+        behind = [self._draw(0, stride) for stride in strides]
+        geometry = {"strides": strides, "padding": crop, "output_padding": behind}
+        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, **geometry, **layouts))
         return self._finish(total, image[1] * scales, int(np.prod(weights.shape[1:])))
 
     def rows(self, image: Image) -> Image:
         """A dense layer over every pixel."""
-        weights, scales = self._weights((self._draw(1, 9), _shape(image)[3]))
-        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, scales)))
-        total = self.builder.emit(relax.op.matmul(self._dequantize(image), kernel))
-        return self._finish(total, image[1] * scales, weights.shape[1])
+        return self._dense(image, self._draw(1, 9))
 
     def residual(self, image: Image) -> Image:
         """``image`` and ``conv3x3(image)``, added, subtracted or multiplied."""
@@ -122,6 +124,12 @@ class GraphBuilder:
         values = self.rng.integers(-128, 128, shapes[self._draw(0, len(shapes))]).astype(np.int8)
         constant = relax.const(values), self._scale(), self._zero_point()
         return self._binary(image, constant) if self.rng.random() < 0.5 else self._binary(constant, image)
+
+    def gate(self, image: Image) -> Image:
+        """``image`` with its own mean over height and width, broadcast, on either side."""
+        total = self.builder.emit(relax.op.mean(self._dequantize(image), [1, 2], keepdims=True))
+        means = self._quantize(total, image[1] * float(self.rng.uniform(0.3, 1.5)), self._zero_point())
+        return self._binary(image, means) if self.rng.random() < 0.5 else self._binary(means, image)
 
     def _binary(self, a: Image, b: Image) -> Image:
         compute = (relax.op.add, relax.op.subtract, relax.op.multiply)[self._draw(0, 3)]
@@ -198,7 +206,7 @@ class GraphBuilder:
         resized = relax.op.image.resize2d(
             self._dequantize(image), size, layout="NHWC", method="linear", coordinate_transformation_mode=mode
         )
-        return self._quantize(self.builder.emit(resized), image[1], image[2])
+        return self._quantize(self._activation(self.builder.emit(resized)), image[1], image[2])
 
     def pad(self, image: Image) -> Image:
         """With the zero point or another value, any axis but the first."""
@@ -244,11 +252,18 @@ class GraphBuilder:
         q, scale, zero_point = image
         features = int(np.prod(_shape(image)[1:]))
         flat = self.builder.emit(relax.op.reshape(q, (1, features))), scale, zero_point
-        outputs = self._draw(1, 12)
+        return self._dense(flat, self._draw(1, 12))
+
+    def _dense(self, rows: Image, outputs: int) -> Image:
+        """Weights of one scale a row, or of one in all."""
+        features = _shape(rows)[-1]
         weights, scales = self._weights((outputs, features))
-        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, scales)))
-        total = self.builder.emit(relax.op.matmul(self._dequantize(flat), kernel))
-        return self._finish(total, scale * scales, features)
+        of_weights = scales
+        if self.rng.random() < 0.3:
+            scales, of_weights = np.full_like(scales, scales[0]), scales[0]
+        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, of_weights)))
+        total = self.builder.emit(relax.op.matmul(self._dequantize(rows), kernel))
+        return self._finish(total, rows[1] * scales, features)
 
     def _conv(self, image: Image, outputs: int, groups: int, depth: int, same: bool = False) -> Image:
         _, height, width, _ = _shape(image)
@@ -292,7 +307,7 @@ class GraphBuilder:
         return weights.astype(np.int8), scales.astype(np.float32)
 
     def _constant(self, values: np.ndarray, scales: np.ndarray) -> relax.Var:
-        parameters = relax.const(scales.astype(np.float32)), relax.const(np.zeros(len(scales), np.int8))
+        parameters = relax.const(scales.astype(np.float32)), relax.const(np.zeros(scales.shape, np.int8))
         return self.builder.emit(relax.op.dequantize(relax.const(values), *parameters, axis=0))
 
     def _quantize(self, x: relax.Var, scale: float, zero_point: int) -> Image:
@@ -313,7 +328,7 @@ class GraphBuilder:
         return float(np.float32(10 ** self.rng.uniform(-4, 1)))
 
     def _zero_point(self) -> int:
-        return int(self.rng.choice([-128, 0, int(self.rng.integers(-128, 128))]))
+        return int(self.rng.choice([-128, 0, 127, int(self.rng.integers(-128, 128))]))
 
     def _draw(self, low: int, high: int) -> int:
         return int(self.rng.integers(low, high))
@@ -323,11 +338,23 @@ def random_graph(
     seed: int, widths: list[int] | None = None, rounding: str | None = None
 ) -> tuple[tvm.IRModule, np.ndarray]:
     """A module drawn from ``seed`` and float32 inputs [3, C, H, W] for it."""
-    rng = np.random.default_rng(seed)
-    body = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+    return graph_of(seed, kinds_of(seed), widths, rounding)
+
+
+def kinds_of(seed: int) -> list[str]:
+    """The operators drawn for a seed."""
+    rng = np.random.default_rng([seed, 0])
+    return [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+
+
+def graph_of(
+    seed: int, kinds: Sequence[str], widths: list[int] | None = None, rounding: str | None = None
+) -> tuple[tvm.IRModule, np.ndarray]:
+    """A graph of these operators, all else drawn from the seed."""
+    rng = np.random.default_rng([seed, 1])
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 6)))
     drawn = str(rng.choice(["single", "tflite"]))
-    module = GraphBuilder(rng, rounding or drawn).build(shape, body, widths or list(range(9)))
+    module = GraphBuilder(rng, rounding or drawn).build(shape, kinds, widths or list(range(9)))
     height, width, channels = shape
     return module, rng.normal(0, 3, (3, channels, height, width)).astype(np.float32)
 

@@ -32,7 +32,7 @@ def average_pool(name: str, operator: AveragePool, inputs: list[Shape], output: 
         with _windows(built, operator, inputs[0], output) as (position, window, count):
             total = call("sgsc_window_sum", *window)
             if requantise is None:
-                value = T.Cast("int8", T.min(T.max(call("sgsc_divide", total, count), low), high))
+                value = call("sgsc_clamp", call("sgsc_divide", total, count), low, high, dtype="int8")
             else:
                 centred = total - count * operator.input.zero_point
                 value = requantise(built, centred, count - int(counts[0]))
@@ -74,7 +74,7 @@ def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], ou
     constants = Constants(name)
     axes = [_neighbours(inputs[0][axis], output[axis], operator.mode) for axis in (1, 2)]
     stored = [[constants.integers(what, values) for what, values in zip(_TABLES, axis, strict=True)] for axis in axes]
-    _, height, width, channels = output
+    (_, height, width, channels), (low, high) = output, operator.output.bounds
     with kernel(name, inputs, output, constants) as built:
         with loops(y=height, x=width) as (y, x):
             rows, columns = _weighted(built, stored[0], y, "y"), _weighted(built, stored[1], x, "x")
@@ -84,7 +84,7 @@ def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], ou
                 ]
                 total = terms[0] + terms[1] + terms[2] + terms[3]
                 rounded = call("sgsc_divide", total, 1 << 2 * RESIZE_BITS)
-                T.buffer_store(built.output, T.Cast("int8", rounded), [0, y, x, c])
+                T.buffer_store(built.output, call("sgsc_clamp", rounded, low, high, dtype="int8"), [0, y, x, c])
     return built
 
 

@@ -38,7 +38,9 @@ def sort(graph: Graph) -> Graph:
     for tensor in graph.shapes:
         nodes = members.get(family[tensor], [])
         keys = sorted((node.operator for node in nodes if isinstance(node.operator, Weighted)), key=lambda o: -o.taps)
-        orders[tensor] = np.lexsort([-operator.widths for operator in reversed(keys)]) if keys else np.arange(graph.channels(tensor))
+        orders[tensor] = (
+            np.lexsort([-operator.widths for operator in reversed(keys)]) if keys else np.arange(graph.channels(tensor))
+        )
     for node in graph.nodes:
         if graph.flattens(node):
             orders[node.output] = _flattened(orders[node.inputs[0]], graph.channels(node.output))

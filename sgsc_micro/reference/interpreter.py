@@ -23,9 +23,9 @@ def run(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
 
     Errors: ``SgscError`` for a float operator between quantised ones, or an accumulator beyond int32.
     """
-    return np.concatenate([_cases(part.centred * part.scale.astype(np.float64)) for part in _results(module, x)]).astype(
-        np.float32
-    )
+    return np.concatenate(
+        [_cases(part.centred * part.scale.astype(np.float64)) for part in _results(module, x)]
+    ).astype(np.float32)
 
 
 def run_integers(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:

@@ -34,6 +34,10 @@ class Quantisation:
         """The parameters of a per-tensor quantize or dequantize call."""
         return Quantisation(float(constant_of(call.args[1])), int(constant_of(call.args[2])))
 
+    def close_to(self, other: Quantisation) -> bool:
+        """Whether an operator that keeps its scale may go from one to the other: as near as TFLite asks."""
+        return abs(self.scale - other.scale) <= 1e-6 and self.zero_point == other.zero_point
+
     @property
     def reach(self) -> int:
         """The largest |q - zero_point|."""

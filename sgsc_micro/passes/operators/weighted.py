@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tvm import relax
 
+from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.storage import row_bytes, width_of
@@ -138,17 +139,25 @@ class TransposedConv2D(Conv2D):
         turned = TransposedConv2D(self._turned(self.weights), self.scales, self.bias, self.input, self.output)
         weights, bias = turned._constants(builder)
         real = builder.emit(self.input.dequantize(inputs[0]))
-        cropping = _complement(self.weights.shape[1:3], self.padding)
+        top, left, bottom, right = _complement(self.weights.shape[1:3], self.padding)
+        behind = max(-bottom, 0), max(-right, 0)  # rows and columns that no input reaches
+        cropping = top, left, bottom + behind[0], right + behind[1]
         layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
-        total = relax.op.nn.conv2d_transpose(real, weights, strides=self.upsample, padding=cropping, **layouts)
+        total = relax.op.nn.conv2d_transpose(
+            real, weights, strides=self.upsample, padding=cropping, output_padding=behind, **layouts
+        )
         return self.output.emit(builder, builder.emit(relax.op.add(builder.emit(total), bias)))
 
     @staticmethod
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         attrs = pieces.one("relax.nn.conv2d_transpose").attrs
+        if any(v != 1 for v in (*numbers(attrs.dilation), int(attrs.groups))):
+            raise SgscError("a transposed convolution with dilation or groups cannot be lowered")
         arguments, operands = Weighted.parts(pieces)
-        padding = _complement(arguments["weights"].shape[1:3], numbers(attrs.padding))
+        (top, left, bottom, right), behind = numbers(attrs.padding), numbers(attrs.output_padding)
+        cropping = top, left, bottom - behind[0], right - behind[1]
+        padding = _complement(arguments["weights"].shape[1:3], cropping)
         arguments["weights"] = TransposedConv2D._turned(arguments["weights"])
         return TransposedConv2D(**arguments, padding=padding, upsample=numbers(attrs.strides)), operands
 
