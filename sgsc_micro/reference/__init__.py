@@ -3,6 +3,6 @@
 Written from docs/semantics.md alone; shares no code with the kernels.
 """
 
-from sgsc_micro.reference.interpreter import run, run_integers
+from sgsc_micro.reference.interpreter import Interpreter, Real, Value, run, run_integers
 
-__all__ = ["run", "run_integers"]
+__all__ = ["Interpreter", "Real", "Value", "run", "run_integers"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,35 +58,39 @@ def run_integers(module: tvm.IRModule, x: np.ndarray) -> np.ndarray:
 def _result(module: tvm.IRModule, x: np.ndarray) -> Real:
     if not np.isfinite(x).all():
         raise SgscError("input: NaN or infinite values", hint="clean the data first")
-    result = _Interpreter(module).call(module["main"], [x])
+    result = Interpreter(module).call(module["main"], [x])
     if not isinstance(result, Real) or result.stored is None:
         raise SgscError("reference: the module does not end in a dequantize")
     return result
 
 
-class _Interpreter:
+class Interpreter:
+    """Evaluates a module's expressions one by one: whole functions, or a walk over bindings that looks inside."""
+
     def __init__(self, module: tvm.IRModule) -> None:
         self.module = module
 
     def call(self, function: relax.Function, arguments: list[Value]) -> Value:
+        """A function's value for the values of its parameters."""
         values: dict[relax.Expr, Value] = dict(zip(function.params, arguments, strict=True))
-
-        def evaluate(expression: relax.Expr) -> Value:
-            if isinstance(expression, relax.Var):
-                return values[expression]
-            if is_constant(expression):
-                return constant_of(expression)
-            if isinstance(expression.op, relax.GlobalVar):
-                return self.call(self.module[expression.op], [evaluate(argument) for argument in expression.args])
-            operator = _OPERATORS.get(expression.op.name)
-            if operator is None:
-                raise SgscError(f"reference: operator {expression.op.name} has no integer meaning")
-            tensors = [evaluate(argument) for argument in expression.args if not isinstance(argument, relax.ShapeExpr)]
-            return operator(expression, *tensors)
-
         for var, value in bindings_of(function):
-            values[var] = evaluate(value)
+            values[var] = self.evaluate(value, values)
         return values[function.body.body]
+
+    def evaluate(self, expression: relax.Expr, values: Mapping[relax.Expr, Value]) -> Value:
+        """An expression's value where its variables have ``values``."""
+        if isinstance(expression, relax.Var):
+            return values[expression]
+        if is_constant(expression):
+            return constant_of(expression)
+        if isinstance(expression.op, relax.GlobalVar):
+            arguments = [self.evaluate(argument, values) for argument in expression.args]
+            return self.call(self.module[expression.op], arguments)
+        operator = _OPERATORS.get(expression.op.name)
+        if operator is None:
+            raise SgscError(f"reference: operator {expression.op.name} has no integer meaning")
+        parts = [argument for argument in expression.args if not isinstance(argument, relax.ShapeExpr)]
+        return operator(expression, *(self.evaluate(part, values) for part in parts))
 
 
 def _quantize(call: relax.Call, x: Value, scale: np.ndarray, zero_point: np.ndarray) -> Quantised:
