@@ -15,7 +15,7 @@ from sgsc_micro.files import atomic_path, sha256_bytes
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """Write the arrays, atomically; the same arrays give the same bytes."""
     with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
 
 
 def load_arrays(path: Path, hint: str) -> dict[str, np.ndarray]:

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import read_json
 from sgsc_micro.project import Policy
+from sgsc_micro.sources import read_network
 from sgsc_micro.stages import RECORD, altered_files, record_hash
 from sgsc_micro.targets import Board, Target
 
 if TYPE_CHECKING:
-    import tvm
-
     from sgsc_micro.verify import Place
 
 Event = dict[str, Any]
@@ -139,10 +138,3 @@ def write_build_report(folder: Path) -> Path:
     lines = (folder / "evidence" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     journal = [json.loads(line) for line in lines[1:]]  # the first says what the run was of
     return write_report(folder, read_manifest(folder / "library"), journal, read_certificate(folder / CERTIFICATE))
-
-
-def read_network(folder: Path) -> tvm.IRModule:
-    """The compressed network that a stage left in ``folder``, as Relax QDQ."""
-    from sgsc_micro.importers import from_torch, load_torch
-
-    return from_torch(load_torch(folder / "network.pt2"))

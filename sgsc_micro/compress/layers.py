@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import tvm
@@ -79,15 +80,16 @@ def layers_of(module: tvm.IRModule) -> list[Layer]:
     for var, value in values.items():
         if not (isinstance(value, relax.Call) and getattr(value.op, "name", "") in _KINDS):
             continue
-        kernel = values.get(value.args[1])
+        kernel: Any = values.get(value.args[1])
         if _is(kernel, "relax.permute_dims"):
             kernel = values.get(kernel.args[0])
         if not _is_decoded_constant(kernel):
             continue  # two activations, multiplied
         weights = constant_of(kernel.args[0])
         total, bias = var, np.zeros(len(weights), np.int32)
-        if var in biased and _is_decoded_constant(decoded := values.get(values[biased[var]].args[1])):
-            total, bias = biased[var], constant_of(decoded.args[0]).astype(np.int32)
+        addend: Any = values.get(values[biased[var]].args[1]) if var in biased else None
+        if _is_decoded_constant(addend):
+            total, bias = biased[var], constant_of(addend.args[0]).astype(np.int32)
         scales = np.broadcast_to(constant_of(kernel.args[1]), len(weights)).astype(np.float32)
         kind = _KINDS[value.op.name]
         number = sum(layer.name.startswith(f"{kind}_") for layer in layers)
@@ -163,9 +165,9 @@ def _check(layers: list[Layer], changed: Mapping[str, Constants]) -> None:
             )
 
 
-def _is(value: relax.Expr | None, operator: str) -> bool:
+def _is(value: Any, operator: str) -> bool:
     return isinstance(value, relax.Call) and getattr(value.op, "name", "") == operator
 
 
-def _is_decoded_constant(value: relax.Expr | None) -> bool:
+def _is_decoded_constant(value: Any) -> bool:
     return _is(value, "relax.dequantize") and is_constant(value.args[0])

@@ -16,7 +16,7 @@ from sgsc_micro.compress.layers import Constants, Layer, layers_of, with_constan
 from sgsc_micro.compress.rounding import Moments, choose_scales, round_weights
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import bindings_of, shape_of
-from sgsc_micro.reference import Interpreter, Value
+from sgsc_micro.reference import Interpreter, Real, Value
 
 CHUNK = 64
 """Inputs that are evaluated at once."""
@@ -129,7 +129,9 @@ class Reconstruction:
         positions = int(np.prod(shape_of(layer.product)[1:-1]))
         kept = max(1, min(positions, ROWS // len(self.inputs)))
         sampled = (2 * np.arange(kept) + 1) * positions // (2 * kept)
-        x = values[layer.input].integers * layer.input_scale
+        real = values[layer.input]
+        assert isinstance(real, Real)
+        x = real.integers * layer.input_scale
         if layer.is_dense:
             return x.reshape(len(x), positions, 1, -1)[:, sampled]
         return _patches(layer, x, sampled)
@@ -194,7 +196,8 @@ def _patches(layer: Layer, x: np.ndarray, sampled: np.ndarray) -> np.ndarray:
     windows = windows[:, :: strides[0], :: strides[1], :, :: dilation[0], :: dilation[1]]
     if turned:
         windows = windows[..., ::-1, ::-1]
-    rows = windows[:, *np.unravel_index(sampled, windows.shape[1:3])]  # [n, positions, C, kh, kw]
+    row, column = np.unravel_index(sampled, windows.shape[1:3])
+    rows = windows[:, row, column]  # [n, positions, C, kh, kw]
     rows = rows.reshape(*rows.shape[:2], -1, depth, kh, kw)
     return np.moveaxis(rows, 3, 5).reshape(*rows.shape[:3], kh * kw * depth)
 

@@ -21,9 +21,9 @@ class CaseSet:
     """N cases. A malformed one cannot be made: the constructor raises SgscError naming the field and the cases."""
 
     ids: np.ndarray  # str [N], unique
-    inputs: np.ndarray  # float32 [N, *shape], as the torch model takes them
+    inputs: np.ndarray  # float32 [N, *shape], as the user's network takes them
     labels: np.ndarray  # int64 [N], 0 <= label < classes
-    reference: np.ndarray  # float32 [N, classes], what the frozen float reference answers
+    reference: np.ndarray  # float32 [N, classes], what the frozen reference answers
     strategy: str  # how the cases were chosen, or "user"
 
     def __post_init__(self) -> None:
