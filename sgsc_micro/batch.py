@@ -6,30 +6,31 @@ from pathlib import Path
 
 import numpy as np
 
-from sgsc_micro.codegen import HostLibrary, from_stored, read_manifest, to_stored
+from sgsc_micro.artifacts import check_artifacts
+from sgsc_micro.codegen import HostLibrary, arranged, from_stored, read_manifest, to_stored
 from sgsc_micro.device import connect
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import atomic_path
 from sgsc_micro.firmware import read_image
 from sgsc_micro.targets import Target
-from sgsc_micro.verification import check_whole
 from sgsc_micro.verify import replay_on_device, replay_on_host
 
 
 def run_batch(folder: Path, target: Target, source: Path, sink: Path, port: str | None) -> int:
-    """Outputs float32 [N, ...] of the .npy at ``source`` into ``sink``; N.
+    """Outputs [N, ...] of the .npy at ``source`` into ``sink``; N. int8 for int8 inputs, else float32.
 
     Errors: ``SgscError`` for a file that is no array, or inputs of another shape than the network's.
     """
-    check_whole(folder, target)
-    manifest = read_manifest(folder / "library")
-    stored = to_stored(manifest, _load(source))
+    check_artifacts(folder, target)
+    manifest, inputs = read_manifest(folder / "library"), _load(source)
+    stored = to_stored(manifest, inputs)
     if target.board is None:
         outcomes = replay_on_host(HostLibrary(folder / "library"), stored)
     else:
         with connect(target, read_image(folder / "firmware"), port) as device:
             outcomes = replay_on_device(device, stored, lambda done: None)
-    outputs = from_stored(manifest, np.stack([outcome.output for outcome in outcomes]))
+    raw = np.stack([outcome.output for outcome in outcomes])
+    outputs = arranged(manifest, raw) if inputs.dtype == np.int8 else from_stored(manifest, raw)
     with atomic_path(sink) as temporary, open(temporary, "wb") as file:
         np.save(file, outputs)
     return len(outputs)

@@ -16,11 +16,13 @@ from rich.console import Console
 from rich.table import Table
 
 from sgsc_micro import __version__
+from sgsc_micro.compilation import STAGES as COMPILATION
+from sgsc_micro.compilation import Compilation
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, locked
 from sgsc_micro.pipeline import STAGES, Build
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
-from sgsc_micro.show import Screen, show_certificate
+from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
 from sgsc_micro.verification import Verification, write_build_report
 
@@ -94,6 +96,19 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
         sys.exit(certificate["verdict"] != "passed")
 
 
+@main.command(name="compile")
+@click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
+@_reports_errors
+def compile_(model: Path, target_name: str, folder: Path) -> None:
+    """Compile a quantised MODEL (.tflite, .pt2) to C and firmware, as it is: no compression, no certificate."""
+    target = load_target(target_name)
+    with Screen(console, COMPILATION) as screen, locked(folder):
+        Compilation(model, target, folder, screen.update).run()
+    show_compiled(console, folder)
+
+
 @main.command()
 @_BUILD_FOLDER
 @click.option("--on", "target_name", required=True, help="Where to run it: the target it was built for, or host.")
@@ -116,7 +131,7 @@ def verify(folder: Path, target_name: str, port: str | None) -> None:
 @_PORT
 @_reports_errors
 def run(folder: Path, target_name: str, source: Path, sink: Path, port: str | None) -> None:
-    """Run the network of the build in FOLDER on a batch: float32 (or int8, already quantised) in, float32 out."""
+    """Run the network in FOLDER on a batch: float32 in, float32 out; or its own int8 in, its own int8 out."""
     from sgsc_micro.batch import run_batch
 
     count = run_batch(folder, load_target(target_name), source, sink, port)

@@ -71,3 +71,46 @@ def exp_table(scale: float) -> np.ndarray:
     radius = math.floor((2**SOFTMAX_BITS - 1) * 2.0 ** (31 - SOFTMAX_BITS) / 2.0**left)
     differences = range(min(radius, 255) + 1)
     return np.array([exp_negative(high_product(-difference << left, m), SOFTMAX_BITS) for difference in differences])
+
+
+def significand(ratio: float) -> tuple[int, int]:
+    """(m, exponent) of a ratio: m * 2^(exponent - 31), |m| in [2^30, 2^31); (0, 0) where 31 shifts leave nothing."""
+    mantissa, exponent = math.frexp(ratio)
+    m = math.floor(abs(math.ldexp(mantissa, 31)) + 0.5)
+    if m == 2**31:
+        m, exponent = 2**30, exponent + 1
+    return (int(math.copysign(m, ratio)), exponent) if exponent >= -31 else (0, 0)
+
+
+def scaled(x: int, m: int, exponent: int) -> int:
+    """x * m * 2^(exponent - 31), rounded twice: to the high word, then to what lies above the bits shifted out.
+
+    Errors: ``OverflowError`` where x leaves int32 on its way.
+    """
+    shifted = x << max(exponent, 0)
+    if abs(shifted) > ONE:
+        raise OverflowError(f"{x} * 2^{exponent} leaves int32")
+    return halved(high_product(shifted, m), max(-exponent, 0))
+
+
+def _newton_reciprocal(x: int) -> int:
+    """2 / (1 + x), 29 fraction bits, of x in [0, 1) with 31: three steps of Newton's method."""
+    half = halved(x + ONE, 1)
+    y = 1515870810 + high_product(half, -1010580540)  # 48/17 - 32/17 * half
+    for _ in range(3):
+        y += high_product(y, (1 << 29) - high_product(half, y)) * 4
+    return y
+
+
+def logistic(x: int) -> int:
+    """1 / (1 + exp(-x)) of a word with 4 integer bits, as a word of 31 fraction bits."""
+    if x == 0:
+        return 1 << 30
+    positive = min(_newton_reciprocal(exp_negative(-abs(x), 4)) * 2, ONE)
+    return positive if x > 0 else ONE - positive
+
+
+def tanh(x: int) -> int:
+    """tanh of a word with 4 integer bits, as a word of 31 fraction bits."""
+    magnitude = min((_newton_reciprocal(exp_negative(-abs(x), 5)) - (1 << 29)) * 4, ONE)
+    return magnitude if x > 0 else -magnitude if x < 0 else 0

@@ -5,6 +5,7 @@ Heavy imports (torch, TVM) happen inside the stages, so that ``sgsc --help`` and
 
 from __future__ import annotations
 
+import functools
 import shutil
 import time
 from collections.abc import Callable
@@ -14,12 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgsc_micro.files import sha256_bytes, sha256_file, write_json
+from sgsc_micro.artifacts import make_firmware, make_library
+from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
 from sgsc_micro.stages import code_hash, record_hash, run_stage
 from sgsc_micro.targets import Target
-from sgsc_micro.verification import CERTIFICATE, REPORT, Progress, Verification, write_build_report
+from sgsc_micro.verification import CERTIFICATE, EVIDENCE, REPORT, Progress, Verification, write_build_report
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,13 +30,19 @@ if TYPE_CHECKING:
 
 STAGES = ("reference", "preserve", "compress", "assess", "library", "firmware", "verify", "report")
 
-EVIDENCE = {
+KEPT = {
     "preserve": ("P.npz",),
     "compress": ("journal.jsonl", "summary.json"),
     "assess": ("assessment.json",),
 }
 """What a certificate rests on, by stage, beside the network: copied to the library, so that a build folder can be
 moved."""
+
+COMPRESSING = (
+    *("compress", "reference", "importers", "passes", "kernels", "codegen"),
+    *("arrays.py", "fixed_point.py", "ir.py", "storage.py"),
+)
+"""The rooms that decide what comes out of the compressor, besides the source's own."""
 
 
 @dataclass(frozen=True)
@@ -151,9 +159,7 @@ class Build:
             "policy": self.project.policy.model_dump(mode="json"),
             "reference": record_hash(self.shared / "reference"),
             "preserve": record_hash(self.shared / "preserve"),
-            "code": code_hash(
-                "sources", "compress", "reference", "importers", "passes", "kernels", "codegen", "storage.py", "ir.py"
-            ),
+            "code": code_hash("sources", *COMPRESSING),
             "tvm": version("apache-tvm"),
         }
         return run_stage(self.shared / "compress", inputs, work)
@@ -177,47 +183,24 @@ class Build:
 
     def _library(self) -> bool:
         """The C library, and beside it the evidence that a verification of it rests on."""
-        from sgsc_micro.codegen import write_library
-        from sgsc_micro.passes import optimise
-
-        def library(folder: Path) -> None:
-            self._withdraw()
-            write_library(optimise(read_network(self.shared / "compress")), folder, self.project.name)
 
         def evidence(folder: Path) -> None:
             self._withdraw()
-            copied = [(stage, name) for stage, names in EVIDENCE.items() for name in names]
+            copied = [(stage, name) for stage, names in KEPT.items() for name in names]
             for stage, name in copied + [("compress", name) for name in self._source.files]:
                 shutil.copy2(self.shared / stage / name, folder / name)
             write_json(folder / "policy.json", self.project.policy.model_dump(mode="json"))
             write_json(folder / "project.json", {"name": self.project.name})
 
         compressed = record_hash(self.shared / "compress")
-        sources = {"compress": compressed, "code": code_hash("passes", "kernels", "codegen", "storage.py")}
-        made = run_stage(self.folder / "library", sources, library)
+        network = functools.partial(read_network, self.shared / "compress")
+        made = make_library(self.folder, self.project.name, {"compress": compressed}, network, self._withdraw)
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
-        return run_stage(self.folder / "evidence", sets, evidence) or made
+        return run_stage(self.folder / EVIDENCE, sets, evidence) or made
 
     def _firmware(self) -> bool:
         """The image for the board; nothing on a target that has none."""
-        from sgsc_micro.files import data_dir
-        from sgsc_micro.firmware import build_firmware
-
-        if self.target.board is None:
-            return False
-        templates = [path for path in sorted(data_dir("firmware_templates").rglob("*")) if path.is_file()]
-        inputs = {
-            "library": record_hash(self.folder / "library"),
-            "target": self.target.model_dump(mode="json"),
-            "templates": sha256_bytes("".join(map(sha256_file, templates)).encode()),
-            "code": code_hash("firmware"),
-        }
-
-        def work(folder: Path) -> None:
-            self._withdraw()
-            build_firmware(self.target, self.folder / "library", folder)
-
-        return run_stage(self.folder / "firmware", inputs, work)
+        return make_firmware(self.folder, self.target, self._withdraw)
 
     def _withdraw(self) -> None:
         """What is certified is about to change: no certificate of the old may lie beside the new."""

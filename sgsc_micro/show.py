@@ -99,6 +99,32 @@ def show_certificate(console: Console, certificate: dict[str, Any], folder: Path
     _show_failures(console, certificate)
 
 
+def show_compiled(console: Console, folder: Path) -> None:
+    """What was made, what it costs, where it lies."""
+    from sgsc_micro.codegen import read_manifest
+    from sgsc_micro.firmware import read_image
+
+    manifest = read_manifest(folder / "library")
+    arena, least = manifest["arena_bytes"], manifest["live_bytes"]
+    source, sink = (f"int8 {' x '.join(map(str, manifest[end]['stored_shape']))}" for end in ("input", "output"))
+    rows = [
+        ("network", f"{source} to {sink}, {len(manifest['layers'])} layers"),
+        ("constants", f"{manifest['constant_bytes']:,} bytes"),
+        ("arena", f"{arena:,} bytes, {arena - least:,} above what is alive at once"),
+    ]
+    if (folder / "firmware").is_dir():
+        sizes = read_image(folder / "firmware").sizes
+        rows += [
+            ("flash", f"{sizes.flash_total:,} bytes: weights {sizes.weights:,}, code {sizes.code:,}"),
+            ("RAM", f"{sizes.ram_total:,} bytes: arena {sizes.arena:,}, stack {sizes.stack:,}"),
+            ("firmware", str(folder / "firmware" / "firmware.bin")),
+        ]
+    rows.append(("library", str(folder / "library")))
+    console.print()
+    for name, text in rows:
+        console.print(f"  {name:<14} {text}")
+
+
 def _where(certificate: dict[str, Any]) -> str:
     target = certificate["target"]
     return f"{target['name']} ({target['ran_on']})"

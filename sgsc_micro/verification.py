@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgsc_micro.artifacts import LIBRARY, check_artifacts, check_unaltered
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import read_json
 from sgsc_micro.project import Policy
 from sgsc_micro.sources import read_network
-from sgsc_micro.stages import RECORD, altered_files, record_hash
+from sgsc_micro.stages import RECORD
 from sgsc_micro.targets import Board, Target
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ Progress = Callable[[str, Event], None]
 """Called with a stage's name and what happened: {"done", "of"} or a line of the journal or {"note"}."""
 
 CERTIFICATE, REPORT = "certificate.json", "report.html"
+EVIDENCE = "evidence"
+"""The folder of what a certificate rests on."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,13 @@ class Verification:
             raise SgscError(
                 f"{self.folder}: was built for a board", hint="verify it there; `sgsc run --on host` runs it here"
             )
+        if not (self.folder / EVIDENCE).exists():
+            raise SgscError(
+                f"{self.folder}: has no preserved cases to verify",
+                hint="`sgsc build` makes a build with them; `sgsc run` runs this one",
+            )
         check_whole(self.folder, self.target)
-        library, evidence_folder = self.folder / "library", self.folder / "evidence"
+        library, evidence_folder = self.folder / LIBRARY, self.folder / EVIDENCE
         manifest, cases = read_manifest(library), load(evidence_folder / "P.npz")
         evidence = Evidence(
             project=read_json(evidence_folder / "project.json")["name"],
@@ -110,22 +118,10 @@ def _place(board: Board, port: str | None) -> Place:
 
 def check_whole(folder: Path, target: Target) -> None:
     """Errors: ``SgscError`` where a build's files are missing, altered, or of different builds."""
-    stages = ["library", "evidence", *(["firmware"] if target.board else [])]
-    for stage in stages:
-        if altered := altered_files(folder / stage):
-            raise SgscError(
-                f"{folder / stage / altered[0]}: missing, added or altered since it was built",
-                hint="build the project again",
-            )
-    records = {stage: read_json(folder / stage / RECORD)["inputs"] for stage in stages}
-    same = records["library"]["compress"] == records["evidence"]["compress"]
-    if target.board:
-        same = same and records["firmware"]["library"] == record_hash(folder / "library")
-        if records["firmware"]["target"] != target.model_dump(mode="json"):
-            raise SgscError(
-                f"{folder}: was not built for target {target.name}", hint=f"build with --target {target.name}"
-            )
-    if not same:
+    check_artifacts(folder, target)
+    check_unaltered(folder / EVIDENCE)
+    inputs = [read_json(folder / stage / RECORD)["inputs"] for stage in (LIBRARY, EVIDENCE)]
+    if inputs[0].get("compress") != inputs[1]["compress"]:
         raise SgscError(f"{folder}: its parts are of different builds", hint="build the project again")
 
 

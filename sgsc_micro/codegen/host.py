@@ -86,6 +86,11 @@ def to_stored(manifest: dict[str, Any], x: np.ndarray) -> np.ndarray:
 def from_stored(manifest: dict[str, Any], y: np.ndarray) -> np.ndarray:
     """int8 outputs as stored to float32 [N, ...] as the user's network gives them."""
     layout = manifest["output"]
-    real = ((y.astype(np.float64) - layout["zero_point"]) * layout["scale"]).astype(np.float32)
-    real = real.reshape(len(y), *layout["stored_shape"])
-    return real if layout["axes"] is None else real.transpose(layout["axes"])
+    return arranged(manifest, ((y.astype(np.float64) - layout["zero_point"]) * layout["scale"]).astype(np.float32))
+
+
+def arranged(manifest: dict[str, Any], y: np.ndarray) -> np.ndarray:
+    """Outputs [N, output bytes] in the shape and order in which the user's network gives them."""
+    layout = manifest["output"]
+    shaped = y.reshape(len(y), *layout["stored_shape"])
+    return shaped if layout["axes"] is None else shaped.transpose(layout["axes"])

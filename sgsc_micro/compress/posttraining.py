@@ -26,8 +26,8 @@ from sgsc_micro.project import Policy, PostTrainingConfig
 from sgsc_micro.storage import MAX_BITS, channel_words
 
 PATIENCE = 16  # the search ends after so many refusals in a row
-HEAVIER = 2.0  # a preserved case counts so many times more after each refused step that broke it
-HEAVIEST = 64.0
+HEAVIER = 8.0  # a preserved case counts so many times more after each refused step that broke it
+HEAVIEST = 256.0
 
 Network = dict[str, Constants]
 """The state: layer -> its constants."""

@@ -1,4 +1,4 @@
-"""Relax to Relax: fuse the quantised operators, fold constants, remove dead channels, group by width, plan the arena."""
+"""Relax to Relax: fuse quantised operators, fold constants, remove dead channels, group by width, plan the arena."""
 
 import tvm
 

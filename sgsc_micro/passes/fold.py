@@ -79,7 +79,7 @@ def _merged(graph: Graph, node: Node, reader: Node) -> Operator | None:
 
 def _without(graph: Graph, node: Node) -> Graph:
     """Without a node whose output is no longer computed; its constant inputs stay where others read them."""
-    nodes = tuple(other for other in graph.nodes if other is not node)
+    nodes = tuple(other for other in graph.nodes if other.name != node.name)
     read = {tensor for other in nodes for tensor in other.inputs}
     constants = {name: values for name, values in graph.constants.items() if name in read}
     named = {graph.input_tensor, *(other.output for other in nodes), *constants}

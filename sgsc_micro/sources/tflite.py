@@ -52,7 +52,7 @@ class TFLiteSource:
         return {
             "file": sha256_file(self._path),
             "data": self.code.data_hash,
-            "code": code_hash("importers", "reference"),
+            "code": code_hash("importers", "reference", "ir.py", "fixed_point.py"),
         }
 
     def save(self, folder: Path) -> None:

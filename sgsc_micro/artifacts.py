@@ -1,0 +1,87 @@
+"""The stages that make what a user takes away: the C library, and the image for a board."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file
+from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
+from sgsc_micro.targets import Target
+
+if TYPE_CHECKING:
+    import tvm
+
+LIBRARY, FIRMWARE = "library", "firmware"
+
+
+def make_library(
+    folder: Path,
+    name: str,
+    source: dict[str, Any],
+    network: Callable[[], tvm.IRModule],
+    before: Callable[[], None] = lambda: None,
+) -> bool:
+    """``folder/library`` out of a QDQ network that ``source`` identifies; ``before`` runs where work is done.
+
+    True where it was. Errors: ``SgscError`` from the passes and kernels, naming the layer.
+    """
+    from sgsc_micro.codegen import write_library
+    from sgsc_micro.passes import optimise
+
+    def work(partial: Path) -> None:
+        before()
+        write_library(optimise(network()), partial, name)
+
+    code = code_hash("importers", "passes", "kernels", "codegen", "storage.py", "ir.py", "fixed_point.py")
+    return run_stage(folder / LIBRARY, {**source, "code": code, "tvm": version("apache-tvm")}, work)
+
+
+def make_firmware(folder: Path, target: Target, before: Callable[[], None] = lambda: None) -> bool:
+    """``folder/firmware`` out of ``folder/library``; nothing on a target that has none.
+
+    Errors: ``SgscError`` where a tool is missing, or the network does not fit the board.
+    """
+    from sgsc_micro.firmware import build_firmware
+
+    if target.board is None:
+        return False
+    templates = [path for path in sorted(data_dir("firmware_templates").rglob("*")) if path.is_file()]
+    inputs = {
+        "library": record_hash(folder / LIBRARY),
+        "target": target.model_dump(mode="json"),
+        "templates": sha256_bytes("".join(map(sha256_file, templates)).encode()),
+        "code": code_hash("firmware"),
+    }
+
+    def work(partial: Path) -> None:
+        before()
+        build_firmware(target, folder / LIBRARY, partial)
+
+    return run_stage(folder / FIRMWARE, inputs, work)
+
+
+def check_artifacts(folder: Path, target: Target) -> None:
+    """Errors: ``SgscError`` where library or image are missing, altered, not for ``target``, or not of each other."""
+    check_unaltered(folder / LIBRARY)
+    if target.board is None:
+        return
+    check_unaltered(folder / FIRMWARE)
+    inputs = read_json(folder / FIRMWARE / RECORD)["inputs"]
+    if inputs["target"] != target.model_dump(mode="json"):
+        raise SgscError(
+            f"{folder}: was not built for target {target.name}", hint=f"build it with --target {target.name}"
+        )
+    if inputs["library"] != record_hash(folder / LIBRARY):
+        raise SgscError(f"{folder}: its parts are of different builds", hint="build it again")
+
+
+def check_unaltered(stage: Path) -> None:
+    """Errors: ``SgscError`` naming a file of a finished stage that is not as it was made."""
+    if altered := altered_files(stage):
+        raise SgscError(
+            f"{stage / altered[0]}: missing, added or altered since it was built", hint="build the project again"
+        )

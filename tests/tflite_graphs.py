@@ -1,0 +1,728 @@
+"""Random int8 TFLite models: every operator, odd shapes, extreme scales and zero points; and small typical networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
+
+from tests.tflite_models import ModelWriter, Quantization, Tensor
+from tests.tflite_oracles import tflite_micro_outputs
+
+Choice = TypeVar("Choice")
+
+LARGEST = 2000
+"""Values of an activation; a model with a larger one is drawn anew."""
+
+RANKS = {
+    **dict.fromkeys(
+        ["conv_2d", "grouped_conv_2d", "depthwise_conv_2d", "conv_2d_int4", "depthwise_conv_2d_int4"], (4,)
+    ),
+    **dict.fromkeys(["transpose_conv", "average_pool_2d", "max_pool_2d"], (4,)),
+    **dict.fromkeys(["resize_bilinear", "resize_nearest_neighbor"], (4,)),
+    **dict.fromkeys(["unpack", "squeeze", "batch_matmul"], (3, 4)),
+    **dict.fromkeys(["expand_dims", "pack"], (2, 3)),
+    **dict.fromkeys(["fully_connected", "fully_connected_int4", "add", "sub", "mul", "minimum", "maximum"], (2, 3, 4)),
+    **dict.fromkeys(["softmax", "logistic", "tanh", "relu", "relu6", "leaky_relu", "hard_swish"], (2, 3, 4)),
+    **dict.fromkeys(["quantize", "mean", "pad", "padv2", "reshape", "transpose"], (2, 3, 4)),
+    **dict.fromkeys(["concatenation", "split", "split_v", "slice", "strided_slice"], (2, 3, 4)),
+}
+"""Every kind of :data:`KINDS` and the ranks of its input."""
+
+KINDS = list(RANKS)
+"""What :func:`random_model` draws from; each is a method of :class:`GraphDrawer`."""
+
+FLOAT_KINDS = ["quantize_float", "dequantize"]
+"""Models that begin or end in float32: of :func:`single_operator_models` only."""
+
+
+class GraphDrawer:
+    """Draws operators with their constants; every method takes and gives an int8 tensor of batch 1, mostly."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.writer = ModelWriter()
+        self.earlier: list[Tensor] = []
+
+    def draw(self, kind: str, x: Tensor) -> Tensor:
+        """One operator of ``kind`` behind ``x``, which is reshaped first where its rank does not suit."""
+        self.earlier.append(x)
+        written: Tensor = getattr(self, kind)(self.of_rank(x, RANKS[kind]))
+        return written
+
+    def of_rank(self, x: Tensor, ranks: Sequence[int]) -> Tensor:
+        """``x``, reshaped to batch 1 and a rank of ``ranks`` where it has another."""
+        if len(x.shape) in ranks and x.shape[0] == 1:
+            return x
+        return self.reshaped(x, self._factors(x.size, self._choice(ranks)))
+
+    def reshaped(self, x: Tensor, shape: Sequence[int]) -> Tensor:
+        """By a shape tensor, with one side left open or not, or by the option alone."""
+        if self._chance(0.3):
+            return self.writer.arranged("RESHAPE", x, shape, newShape=list(shape))
+        told = list(shape)
+        if self._chance(0.5):
+            told[self._draw(0, len(told))] = -1
+        return self.writer.arranged("RESHAPE", x, shape, self.writer.constant(told), newShape=told)
+
+    def quantization(self) -> Quantization:
+        """A scale of 1e-4 to 10 and any zero point."""
+        return Quantization(float(np.float32(10 ** self.rng.uniform(-4, 1))), self._zero_point())
+
+    # Layers with weights.
+
+    def conv_2d(self, x: Tensor, groups: int = 1, bits: int = 8) -> Tensor:
+        """Always with a bias: LiteRT asks for one."""
+        window = self._window(x)
+        depth = x.shape[3] // groups
+        weights = self._weights((groups * self._draw(1, 9 // groups + 1), *window.pop("size"), depth), 0, bits)
+        scales, bias, output = self._scaled(x, weights, 0, biased=True)
+        write, kind = self.writer.conv_2d, f"int{bits}"
+        return write(x, weights, scales, bias, output, **window, activation=self._fused(output), weight_type=kind)
+
+    def grouped_conv_2d(self, x: Tensor) -> Tensor:
+        """Over twice the channels where their number has no divisor."""
+        if not any(x.shape[3] % groups == 0 for groups in range(2, 10)):
+            x = self.writer.joined("CONCATENATION", [x, x], 3)
+        return self.conv_2d(x, self._choice([groups for groups in range(2, 10) if x.shape[3] % groups == 0]))
+
+    def conv_2d_int4(self, x: Tensor) -> Tensor:
+        return self.conv_2d(x, bits=4)
+
+    def depthwise_conv_2d(self, x: Tensor, bits: int = 8) -> Tensor:
+        window = self._window(x)
+        multiplier = self._choice([1, 1, 2, 3])
+        weights = self._weights((1, *window.pop("size"), x.shape[3] * multiplier), 3, bits)
+        scales, bias, output = self._scaled(x, weights, 3)
+        write, kind = self.writer.depthwise_conv_2d, f"int{bits}"
+        return write(x, weights, scales, bias, output, **window, activation=self._fused(output), weight_type=kind)
+
+    def depthwise_conv_2d_int4(self, x: Tensor) -> Tensor:
+        return self.depthwise_conv_2d(x, bits=4)
+
+    def fully_connected(self, x: Tensor, bits: int = 8) -> Tensor:
+        """Over all values, or over rows of the last axis; 4-bit weights have one scale in tflite-micro."""
+        whole = self._chance(0.5)
+        depth = x.size if whole else x.shape[-1]
+        weights = self._weights((self._draw(1, 2 + min(12, 2 * LARGEST // depth)), depth), 0, bits)
+        scales, bias, output = self._scaled(x, weights, 0, single=bits == 4 or self._chance(0.5))
+        kept = not whole and self._chance(0.8)
+        write, kind = self.writer.fully_connected, f"int{bits}"
+        return write(
+            x, weights, scales, bias, output, keep_num_dims=kept, activation=self._fused(output), weight_type=kind
+        )
+
+    def fully_connected_int4(self, x: Tensor) -> Tensor:
+        return self.fully_connected(x, bits=4)
+
+    def transpose_conv(self, x: Tensor) -> Tensor:
+        """To any height and width that a convolution would take back to the input's."""
+        size, strides = self._pair(1, 4), self._pair(1, 4)
+        padding = self._choice(["SAME", "VALID"])
+        sides = []
+        for side, kernel, stride in zip(x.shape[1:3], size, strides):
+            least = (side - 1) * stride + (1 if padding == "SAME" else kernel)
+            sides.append(self._draw(least, least + stride))
+        weights = self._weights((self._draw(1, 7), *size, x.shape[3]), 0, 8)
+        scales, bias, output = self._scaled(x, weights, 0)
+        write = self.writer.transpose_conv
+        return write(x, weights, scales, bias, output, (sides[0], sides[1]), strides=strides, padding=padding)
+
+    def batch_matmul(self, x: Tensor) -> Tensor:
+        """With a constant, with itself or with its transpose."""
+        rows, columns = x.shape[-2:]
+        case = self._draw(0, 4)
+        adj_x, adj_y = self._chance(0.5), self._chance(0.5)
+        if case == 0:
+            adj_x = not adj_y
+            other = x
+        elif case == 1:
+            adj_x, adj_y, other = False, False, self._turned(x)
+        else:
+            shape = (rows if adj_x else columns, self._draw(1, 9))
+            batch = x.shape[:-2] if self._chance(0.5) else ()
+            values = self.rng.integers(-128, 128, (*batch, *(shape[::-1] if adj_y else shape)))
+            other = self.writer.constant(values, self.quantization())
+        depth = rows if adj_x else columns
+        spread = _parameters(x).scale * _parameters(other).scale * 100 * 100 * math.sqrt(depth) / 60
+        least = _parameters(x).scale * _parameters(other).scale * 256 * 256 * depth / 2**29
+        output = Quantization(max(spread * 10 ** self.rng.uniform(-0.5, 0.5), least), self._zero_point())
+        return self.writer.batch_matmul(x, other, output, adj_x, adj_y)
+
+    # Element by element.
+
+    def add(self, x: Tensor) -> Tensor:
+        return self._binary("ADD", x)
+
+    def sub(self, x: Tensor) -> Tensor:
+        return self._binary("SUB", x)
+
+    def mul(self, x: Tensor) -> Tensor:
+        return self._binary("MUL", x)
+
+    def minimum(self, x: Tensor) -> Tensor:
+        return self._extremum("MINIMUM", x)
+
+    def maximum(self, x: Tensor) -> Tensor:
+        return self._extremum("MAXIMUM", x)
+
+    def softmax(self, x: Tensor) -> Tensor:
+        """Over the last axis; half the time behind a scale at which more than one value counts."""
+        if self._chance(0.5):
+            x = self._rescaled(x, Quantization(float(self.rng.uniform(0.01, 0.2)), self._zero_point()))
+        return self.writer.unary("SOFTMAX", x, Quantization(1 / 256, -128), beta=1.0)
+
+    def logistic(self, x: Tensor) -> Tensor:
+        return self.writer.unary("LOGISTIC", x, Quantization(1 / 256, -128))
+
+    def tanh(self, x: Tensor) -> Tensor:
+        return self.writer.unary("TANH", x, Quantization(1 / 128, 0))
+
+    def relu(self, x: Tensor) -> Tensor:
+        return self.writer.unary("RELU", x, self._near(x))
+
+    def relu6(self, x: Tensor) -> Tensor:
+        """tflite-micro's does not re-scale: input and output share their parameters."""
+        return self.writer.unary("RELU6", x, _parameters(x))
+
+    def leaky_relu(self, x: Tensor) -> Tensor:
+        return self.writer.unary("LEAKY_RELU", x, self._near(x), alpha=float(self.rng.choice([0.01, 0.1, 0.3, 0.9])))
+
+    def hard_swish(self, x: Tensor) -> Tensor:
+        """The output scale at least 1/128 of the input's: Prepare asks for it."""
+        return self.writer.unary("HARD_SWISH", x, self._near(x))
+
+    def quantize(self, x: Tensor) -> Tensor:
+        return self._rescaled(x, self._near(x))
+
+    # Windows and sums.
+
+    def average_pool_2d(self, x: Tensor) -> Tensor:
+        return self._pool("AVERAGE_POOL_2D", x)
+
+    def max_pool_2d(self, x: Tensor) -> Tensor:
+        return self._pool("MAX_POOL_2D", x)
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Over any axes but the first, height and width the more often."""
+        rank = len(x.shape)
+        some = self.rng.permutation(np.arange(1, rank))[: self._draw(1, rank)]
+        axes = [1, 2] if rank == 4 and self._chance(0.5) else [int(axis) for axis in some]
+        axes = [axis - rank if self._chance(0.2) else axis for axis in axes]
+        return self.writer.mean(x, axes, self._near(x), keep_dims=self._chance(0.5))
+
+    def resize_bilinear(self, x: Tensor) -> Tensor:
+        return self._resize("RESIZE_BILINEAR", x)
+
+    def resize_nearest_neighbor(self, x: Tensor) -> Tensor:
+        return self._resize("RESIZE_NEAREST_NEIGHBOR", x)
+
+    # Values moved.
+
+    def pad(self, x: Tensor) -> Tensor:
+        widths = self._pad_widths(x)
+        return self.writer.arranged("PAD", x, _padded(x, widths), self.writer.constant(widths))
+
+    def padv2(self, x: Tensor) -> Tensor:
+        widths = self._pad_widths(x)
+        value = self.writer.constant(np.asarray([self._draw(-128, 128)]), _parameters(x))
+        return self.writer.arranged("PADV2", x, _padded(x, widths), self.writer.constant(widths), value)
+
+    def reshape(self, x: Tensor) -> Tensor:
+        """To any rank up to 4, at times without the batch axis."""
+        shape = self._factors(x.size, self._draw(2, 5))
+        return self.reshaped(x, shape[1:] if len(shape) > 2 and self._chance(0.2) else shape)
+
+    def expand_dims(self, x: Tensor) -> Tensor:
+        axis = self._draw(1, len(x.shape) + 1)
+        told = axis - len(x.shape) - 1 if self._chance(0.3) else axis
+        shape = (*x.shape[:axis], 1, *x.shape[axis:])
+        return self.writer.arranged("EXPAND_DIMS", x, shape, self.writer.constant([told]))
+
+    def squeeze(self, x: Tensor) -> Tensor:
+        """Of an axis of 1 behind the batch; one is made where there is none."""
+        if 1 not in x.shape[1:]:
+            axis = self._draw(1, len(x.shape))
+            begin = [self._draw(0, side) if place == axis else 0 for place, side in enumerate(x.shape)]
+            size = [1 if place == axis else side for place, side in enumerate(x.shape)]
+            x = self.writer.arranged("SLICE", x, size, self.writer.constant(begin), self.writer.constant(size))
+        axes = [axis for axis, side in enumerate(x.shape) if axis and side == 1][: len(x.shape) - 2]
+        shape = [side for axis, side in enumerate(x.shape) if axis not in axes]
+        if max(shape) == 1 or self._chance(0.7):
+            axes = [axis - len(x.shape) if self._chance(0.2) else axis for axis in axes]
+            return self.writer.arranged("SQUEEZE", x, shape, squeezeDims=axes)
+        return self.writer.arranged("SQUEEZE", x, [side for side in shape if side > 1], squeezeDims=[])
+
+    def transpose(self, x: Tensor) -> Tensor:
+        axes = [0, *(int(axis) for axis in self.rng.permutation(np.arange(1, len(x.shape))))]
+        return self.writer.arranged("TRANSPOSE", x, [x.shape[axis] for axis in axes], self.writer.constant(axes))
+
+    def concatenation(self, x: Tensor) -> Tensor:
+        """Of 2 to 4 tensors, any of them a constant, ``x`` again, or an earlier tensor."""
+        parts = [self._companion(x) for _ in range(self._draw(1, 4))]
+        parts.insert(self._draw(0, len(parts) + 1), x)
+        return self.writer.joined("CONCATENATION", parts, self._draw(1, len(x.shape)))
+
+    def split(self, x: Tensor) -> Tensor:
+        """Into equal parts; one of them goes on, or two, joined the other way round."""
+        axis = self._draw(1, len(x.shape))
+        divisors = [parts for parts in range(1, 10) if x.shape[axis] % parts == 0]
+        parts = int(self.rng.choice(divisors))
+        return self._rejoined(self.writer.split(x, [x.shape[axis] // parts] * parts, axis, sized=False), axis)
+
+    def split_v(self, x: Tensor) -> Tensor:
+        axis = self._draw(1, len(x.shape))
+        cuts = (
+            np.unique(self.rng.integers(1, x.shape[axis], self._draw(1, 4))) if x.shape[axis] > 1 else np.array([], int)
+        )
+        sizes = np.diff([0, *cuts, x.shape[axis]]).tolist()
+        return self._rejoined(self.writer.split(x, sizes, axis, sized=True), axis)
+
+    def pack(self, x: Tensor) -> Tensor:
+        parts = [x, *(self._companion(x) for _ in range(self._draw(0, 3)))]
+        return self.writer.joined("PACK", parts, self._draw(1, len(x.shape) + 1))
+
+    def unpack(self, x: Tensor) -> Tensor:
+        axis = self._draw(1, len(x.shape))
+        return self._rejoined(self.writer.unpack(x, axis), self._draw(1, len(x.shape) - 1))
+
+    def slice(self, x: Tensor) -> Tensor:
+        begin = [0, *(self._draw(0, side) for side in x.shape[1:])]
+        size = [self._draw(1, side - first + 1) for side, first in zip(x.shape, begin)]
+        told = [
+            -1 if first + count == side and self._chance(0.5) else count
+            for first, count, side in zip(begin, size, x.shape)
+        ]
+        return self.writer.arranged("SLICE", x, size, self.writer.constant(begin), self.writer.constant(told))
+
+    def strided_slice(self, x: Tensor) -> Tensor:
+        """Any part, steps and masks; backwards too; ends beyond the tensor and counted from its end."""
+        begins, ends, strides, shape = [0], [1], [1], [x.shape[0]]
+        masks = {"beginMask": 1, "endMask": 1, "shrinkAxisMask": 0}
+        for axis, side in enumerate(x.shape[1:], 1):
+            begin, stride = self._draw(0, side), self._choice([1, 1, 2, 3, -1, -2])
+            if len(shape) > 1 and self._chance(0.15):
+                begins, ends, strides = [*begins, begin], [*ends, begin + 1], [*strides, 1]
+                masks["shrinkAxisMask"] |= 1 << axis
+                continue
+            end = self._draw(begin + 1, side + 3) if stride > 0 else self._draw(-side - 2, begin - side)
+            first, last = self._chance(0.3), self._chance(0.3)
+            masks["beginMask"] |= first << axis
+            masks["endMask"] |= last << axis
+            shape.append(len(range(side)[None if first else begin : None if last else end : stride]))
+            begins.append(begin - side if self._chance(0.3) else begin)
+            ends.append(end)
+            strides.append(stride)
+        operands = [self.writer.constant(values) for values in (begins, ends, strides)]
+        return self.writer.arranged("STRIDED_SLICE", x, shape, *operands, **masks)
+
+    # What the kinds share.
+
+    def _weights(self, shape: tuple[int, ...], axis: int, bits: int) -> np.ndarray:
+        """Weights whose channels (along ``axis``) are full, small, of one size, or zero."""
+        top = 127 if bits == 8 else 7
+        limits = self.rng.choice([top, top, top, top // 2, 3, 1, 0], shape[axis])
+        column = limits.reshape([-1 if place == axis else 1 for place in range(len(shape))])
+        return self.rng.integers(-column, column + 1, shape).astype(np.int8)
+
+    def _scaled(
+        self, x: Tensor, weights: np.ndarray, axis: int, *, single: bool | None = None, biased: bool | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None, Quantization]:
+        """Drawn scales (one where ``single``), bias and output parameters."""
+        channels = weights.shape[axis]
+        single = self._chance(0.15) if single is None else single
+        spread = 10 ** self.rng.uniform(-1, 0.5, 1 if single else channels)
+        if not single and self._chance(0.2):
+            spread *= 10 ** self.rng.uniform(-4, 1, channels)
+        output = self.quantization()
+        large = 2.0**26 if self._chance(0.1) else None
+        scales, bias = self.calibrated(x, weights, axis, output, spread, large)
+        return scales, bias if biased or self._chance(0.8) else None, output
+
+    def calibrated(
+        self,
+        x: Tensor,
+        weights: np.ndarray,
+        axis: int,
+        output: Quantization,
+        spread: np.ndarray,
+        largest_bias: float | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Weight scales at which sums have a deviation of about 60 ``spread`` output steps, and a bias.
+
+        Biases make up for the input's zero point, or are any up to ``largest_bias``. No product overflows 32 bits.
+        """
+        channels = weights.shape[axis]
+        taps = weights.size // channels
+        sums = 100.0 * max(float(weights.std()), 0.5) * math.sqrt(taps)
+        largest = largest_bias or sums * 10 ** self.rng.uniform(-2, 0)
+        totals = np.moveaxis(weights, axis, 0).reshape(channels, taps).sum(1, dtype=np.int64)
+        middle = 0 if largest_bias else _parameters(x).zero_point * totals  # what takes the sums' mean to 0
+        bias = (middle + np.round(self.rng.uniform(-largest, largest, channels))).astype(np.int32)
+        multipliers = np.minimum(spread * 60 / sums, 2.0**29 / (255.0 * 128 * taps + np.abs(bias).max()))
+        return (multipliers * output.scale / _parameters(x).scale).astype(np.float32), bias
+
+    def _window(self, x: Tensor) -> dict[str, Any]:
+        """Kernel size, strides, dilations and padding that leave at least one pixel."""
+        padding = self._choice(["SAME", "VALID"])
+        dilations = self._pair(1, 3) if self._chance(0.3) else (1, 1)
+        size: tuple[int, ...] = self._pair(1, 5)
+        if padding == "VALID":
+            size = tuple(
+                min(kernel, (side - 1) // step + 1) for kernel, side, step in zip(size, x.shape[1:3], dilations)
+            )
+        strides = self._pair(1, 4) if self._chance(0.5) else (1, 1)
+        return {"size": size, "strides": strides, "dilations": dilations, "padding": padding}
+
+    def _pool(self, code: str, x: Tensor) -> Tensor:
+        window = self._window(x)
+        size = min(window["size"][0], x.shape[1]), min(window["size"][1], x.shape[2])
+        return self.writer.pool(code, x, size, window["strides"], window["padding"], self._fused(_parameters(x)))
+
+    def _resize(self, code: str, x: Tensor) -> Tensor:
+        align_corners, half_pixel = self._choice([(False, False), (True, False), (False, True)])
+        return self.writer.resize(code, x, self._pair(1, 13), align_corners, half_pixel)
+
+    def _binary(self, code: str, x: Tensor) -> Tensor:
+        other = self._operand(x)
+        scales = _parameters(x).scale, _parameters(other).scale
+        spread = scales[0] * scales[1] * 100 if code == "MUL" else max(scales)
+        output = Quantization(spread * 10 ** self.rng.uniform(-0.5, 0.5), self._zero_point())
+        pair = (x, other) if self._chance(0.5) else (other, x)
+        return self.writer.binary(code, *pair, output, self._fused(output))
+
+    def _extremum(self, code: str, x: Tensor) -> Tensor:
+        """Compares the bytes themselves: all three tensors share their parameters."""
+        other = self._companion(x, broadcast=True)
+        pair = (x, other) if self._chance(0.5) else (other, x)
+        return self.writer.binary(code, *pair, _parameters(x))
+
+    def _operand(self, x: Tensor) -> Tensor:
+        """An earlier tensor, ``x`` or something made of it, or a constant; of its shape or to be broadcast."""
+        case = self._draw(0, 5)
+        same = [tensor for tensor in self.earlier if tensor.shape == x.shape and tensor is not x]
+        if case < 2 and same:
+            return self._choice(same)
+        if case == 2:
+            return x if self._chance(0.3) else self.leaky_relu(x)
+        if case == 3 and len(x.shape) == 4:
+            return self.writer.mean(x, [1, 2], self._near(x))
+        scale = _parameters(x).scale * 10 ** (self.rng.uniform(-4, 4) if self._chance(0.1) else self.rng.uniform(-1, 1))
+        values = self.rng.integers(-128, 128, self._broadcast(x.shape))
+        return self.writer.constant(values, Quantization(scale, self._zero_point()))
+
+    def _companion(self, x: Tensor, broadcast: bool = False) -> Tensor:
+        """A tensor of the shape and the parameters of ``x``."""
+        case = self._draw(0, 3)
+        same = [tensor for tensor in self.earlier if tensor.shape == x.shape]
+        if case == 0:
+            shape = self._broadcast(x.shape) if broadcast else x.shape
+            return self.writer.constant(self.rng.integers(-128, 128, shape), _parameters(x))
+        if case == 1 and same:
+            chosen = self._choice(same)
+            return chosen if chosen.quantization == x.quantization else self._rescaled(chosen, _parameters(x))
+        return x if self._chance(0.3) else self._rescaled(x, _parameters(x), self._near(x))
+
+    def _broadcast(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """``shape``, with axes of 1 or without its first ones."""
+        thin = tuple(side if self._chance(0.6) else 1 for side in shape)
+        return self._choice([shape, thin, shape[-1:], shape[1:], (1,)])
+
+    def _rescaled(self, x: Tensor, *steps: Quantization) -> Tensor:
+        """QUANTIZE to the last of ``steps``, by way of the others."""
+        for output in reversed(steps):
+            x = self.writer.unary("QUANTIZE", x, output)
+        return x
+
+    def _rejoined(self, parts: list[Tensor], axis: int) -> Tensor:
+        """One part, the others left unread, or two of them."""
+        first, last = parts[0], parts[-1]
+        return first if self._chance(0.5) else self.writer.joined("CONCATENATION", [last, first], axis)
+
+    def _turned(self, x: Tensor) -> Tensor:
+        """The last two axes swapped."""
+        axes = [*range(len(x.shape) - 2), len(x.shape) - 1, len(x.shape) - 2]
+        return self.writer.arranged("TRANSPOSE", x, [x.shape[axis] for axis in axes], self.writer.constant(axes))
+
+    def _pad_widths(self, x: Tensor) -> np.ndarray:
+        """Up to 2 on either side of any axis but the first."""
+        return np.vstack([[0, 0], self.rng.integers(0, 3, (len(x.shape) - 1, 2))])
+
+    def _factors(self, size: int, rank: int) -> tuple[int, ...]:
+        """A shape of ``size`` values: 1, then sides drawn from its divisors."""
+        shape = [1]
+        for _ in range(rank - 2):
+            shape.append(self._choice([side for side in range(1, 10) if size % side == 0]))
+            size //= shape[-1]
+        return (*shape, size)
+
+    def _near(self, x: Tensor) -> Quantization:
+        """Other parameters at a scale near that of ``x``, the zero point mostly so too."""
+        scale, zero_point = _parameters(x)
+        shifted = int(np.clip(zero_point + self._draw(-40, 41), -128, 127))
+        return Quantization(
+            scale * 10 ** self.rng.uniform(-0.5, 0.5), shifted if self._chance(0.7) else self._zero_point()
+        )
+
+    def _zero_point(self) -> int:
+        return int(self.rng.choice([-128, -128, 0, 127, *self.rng.integers(-128, 128, 9)]))
+
+    def _fused(self, output: Quantization) -> str:
+        """An activation, mostly one that leaves more than a few values of the output's."""
+        ranges = {"NONE": (-np.inf, np.inf), "RELU": (0, np.inf), "RELU6": (0, 6), "RELU_N1_TO_1": (-1, 1)}
+        wide = []
+        for name, ends in ranges.items():
+            low, high = np.clip(np.array(ends) / output.scale + output.zero_point, -128, 127)
+            wide += [name] if high - low >= 32 or self._chance(0.1) else []
+        return self._choice(["NONE", *wide])
+
+    def _draw(self, low: int, high: int) -> int:
+        return int(self.rng.integers(low, high))
+
+    def _pair(self, low: int, high: int) -> tuple[int, int]:
+        return self._draw(low, high), self._draw(low, high)
+
+    def _chance(self, probability: float) -> bool:
+        return bool(self.rng.random() < probability)
+
+    def _choice(self, options: Sequence[Choice]) -> Choice:
+        return options[self._draw(0, len(options))]
+
+
+def _parameters(x: Tensor) -> Quantization:
+    assert x.quantization is not None
+    return x.quantization
+
+
+def _padded(x: Tensor, widths: np.ndarray) -> list[int]:
+    return [side + int(width) for side, width in zip(x.shape, widths.sum(1))]
+
+
+def _input_shape(rng: np.random.Generator, rank: int) -> tuple[int, ...]:
+    """Batch 1, odd sides, at times many channels."""
+    channels = int(rng.integers(17, 41)) if rng.random() < 0.15 else int(rng.integers(1, 10))
+    shape = (1, *(int(side) for side in rng.integers(1, 10, rank - 2)), channels)
+    return shape if math.prod(shape) <= LARGEST else _input_shape(rng, rank)
+
+
+def _inputs(rng: np.random.Generator, shape: Sequence[int], count: int = 3) -> np.ndarray:
+    """Random rows, one of narrow values, one of the extremes."""
+    rows = rng.integers(-128, 128, (count, *shape[1:]))
+    rows[0] = rng.integers(-20, 21, shape[1:]) + int(rng.integers(-100, 100))
+    rows[1] = rng.choice([-128, 127], shape[1:])
+    return rows.astype(np.int8)
+
+
+def random_model(seed: int) -> tuple[bytes, np.ndarray]:
+    """A model of 1 to 6 drawn operators and int8 inputs [3, ...] for it, of its shape without the batch axis."""
+    rng = np.random.default_rng(seed)
+    kinds = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 7)))]
+    return _model(rng, kinds)
+
+
+def single_operator_models(kind: str, rng: np.random.Generator, count: int = 5) -> Iterator[tuple[bytes, np.ndarray]]:
+    """``count`` models of one operator of ``kind`` (of KINDS or FLOAT_KINDS), and inputs [3, ...] for each.
+
+    Few kinds need a helper beside it: a constant's or an operand's QUANTIZE, the CONCATENATION of a split's parts.
+    "quantize_float" takes float32 and gives int8, "dequantize" the other way round.
+    """
+    for _ in range(count):
+        if kind in FLOAT_KINDS:
+            yield _float_model(rng, kind)
+        else:
+            yield _model(rng, [kind])
+
+
+def _model(rng: np.random.Generator, kinds: Sequence[str]) -> tuple[bytes, np.ndarray]:
+    while True:
+        drawer = GraphDrawer(rng)
+        shape = _input_shape(rng, int(rng.choice(RANKS[kinds[0]])))
+        image = source = drawer.writer.activation(shape, drawer.quantization())
+        for kind in kinds:
+            image = drawer.draw(kind, image)
+        if _bounded(drawer.writer):
+            return drawer.writer.bytes([source], [image]), _inputs(rng, shape)
+
+
+def _bounded(writer: ModelWriter) -> bool:
+    """No large activation, and no scale far beyond those drawn: a chain of products could leave float32."""
+    activations = [tensor for tensor in writer.tensors if tensor.buffer == 0]
+    sizes = [math.prod(tensor.shape) for tensor in activations]
+    scales = [float(tensor.quantization.scale[0]) for tensor in activations]
+    return max(sizes) <= LARGEST and 1e-6 < min(scales) and max(scales) < 1e3
+
+
+def _float_model(rng: np.random.Generator, kind: str) -> tuple[bytes, np.ndarray]:
+    drawer = GraphDrawer(rng)
+    writer, shape = drawer.writer, _input_shape(rng, int(rng.integers(2, 5)))
+    real = writer.tensor(shape, "float32")
+    q = writer.activation(shape, drawer.quantization())
+    if kind == "dequantize":
+        writer.operator("DEQUANTIZE", [q], [real])
+        return writer.bytes([q], [real]), _inputs(rng, shape)
+    writer.operator("QUANTIZE", [real], [q])
+    scale, zero_point = _parameters(q)
+    halves = rng.integers(-300, 300, (3, *shape[1:])) / 2  # ties, and values beyond the range
+    reals = np.where(rng.random(halves.shape) < 0.5, halves, rng.uniform(-140, 140, halves.shape)) - zero_point
+    return writer.bytes([real], [q]), (reals * scale).astype(np.float32)
+
+
+# Typical networks at a small scale, with random weights.
+
+RELU6, RELU, LINEAR = Quantization(6 / 255, -128), Quantization(0.03, -128), Quantization(0.05, 3)
+LAYERS = {"RELU6": RELU6, "RELU": RELU, "NONE": LINEAR}
+"""Output parameters of a layer, by its fused activation."""
+
+
+class Network(GraphDrawer):
+    """Layers with random weights, whose scales and biases suit what comes out of them, as a converter's would.
+
+    Random weights alone would give every input the same answer behind a few layers: each layer is run on samples, and
+    its channels are moved to their middle.
+    """
+
+    def __init__(self, seed: int, shape: Sequence[int]) -> None:
+        super().__init__(np.random.default_rng(seed))
+        self.source = self.writer.activation(shape, Quantization(1 / 64, -5))
+        self.samples = self.rng.integers(-128, 128, (8, *shape[1:])).astype(np.int8)
+
+    def conv(self, x: Tensor, channels: int, side: int = 3, stride: int = 1, activation: str = "RELU") -> Tensor:
+        """Weights per channel, SAME."""
+        shape = channels, side, side, x.shape[3]
+        return self._layer("conv_2d", x, shape, 0, activation=activation, strides=(stride, stride))
+
+    def depthwise(self, x: Tensor, stride: int = 1, activation: str = "RELU6") -> Tensor:
+        """3 x 3, per channel, SAME."""
+        shape = 1, 3, 3, x.shape[3]
+        return self._layer("depthwise_conv_2d", x, shape, 3, activation=activation, strides=(stride, stride))
+
+    def upsampled(self, x: Tensor, channels: int) -> Tensor:
+        """A transposed convolution to twice the height and width."""
+        shape, sides = (channels, 2, 2, x.shape[3]), (2 * x.shape[1], 2 * x.shape[2])
+        return self._layer("transpose_conv", x, shape, 0, sides=sides, strides=(2, 2))
+
+    def dense(self, x: Tensor, outputs: int, activation: str = "NONE", single: bool = False) -> Tensor:
+        """Over rows of the last axis; weights per channel, or of a ``single`` scale."""
+        options = {"keep_num_dims": len(x.shape) > 2, "activation": activation}
+        return self._layer("fully_connected", x, (outputs, x.shape[-1]), 0, single=single, **options)
+
+    def _layer(
+        self, kind: str, x: Tensor, shape: tuple[int, ...], axis: int, *, single: bool = False, **options: Any
+    ) -> Tensor:
+        """Run once without an activation, to see each channel's mean and deviation, then written for good."""
+        weights = self.rng.normal(0, 42, shape).clip(-127, 127).round().astype(np.int8)
+        scales, bias = self.calibrated(x, weights, axis, LINEAR, np.full(1 if single else shape[axis], 0.3))
+        probe = self.writer.copy()
+        plain = {**options, "activation": "NONE"} if "activation" in options else options
+        sums = getattr(probe, kind)(x, weights, scales, 0 * bias, LINEAR, **plain)
+        seen = tflite_micro_outputs(probe.bytes([self.source], [sums]), self.samples).reshape(-1, shape[axis])
+        middle, deviation = seen.mean(0) - LINEAR.zero_point, np.maximum(seen.std(0), 2)
+        output = LAYERS[options.get("activation", "NONE")]
+        step = LINEAR.scale / (_parameters(x).scale * scales)  # of ``seen``, in units of the sums
+        bias = np.round((self.rng.normal(0, 0.3, shape[axis]) * deviation - middle) * step).astype(np.int32)
+        goal = 40 if output is LINEAR else 80
+        scales *= goal / (deviation.mean() if single else deviation) * output.scale / LINEAR.scale
+        written: Tensor = getattr(self.writer, kind)(x, weights, scales, bias, output, **options)
+        return written
+
+    def classified(self, x: Tensor, classes: int) -> bytes:
+        """Global average, a dense layer, softmax; the file."""
+        pooled = self.writer.pool("AVERAGE_POOL_2D", x, (x.shape[1], x.shape[2]), (1, 1), "VALID")
+        logits = self.dense(self.reshaped(pooled, (1, x.shape[3])), classes, single=True)
+        return self.file(self.writer.unary("SOFTMAX", logits, Quantization(1 / 256, -128), beta=1.0))
+
+    def file(self, result: Tensor) -> bytes:
+        return self.writer.bytes([self.source], [result])
+
+
+def mobilenet(seed: int = 0, side: int = 48, width: int = 4, classes: int = 10) -> bytes:
+    """27 convolutions, as MobileNet v1: one, and 13 depthwise separable blocks."""
+    net = Network(seed, (1, side, side, 3))
+    x = net.conv(net.source, width, stride=2, activation="RELU6")
+    for channels, stride in [(2, 1), (4, 2), (4, 1), (8, 2), (8, 1), (16, 2), *[(16, 1)] * 5, (32, 2), (32, 1)]:
+        x = net.conv(net.depthwise(x, stride), channels * width, side=1, activation="RELU6")
+    return net.classified(x, classes)
+
+
+def autoencoder(seed: int = 0, sizes: Sequence[int] = (128, 64, 64, 64, 64, 8, 64, 64, 64, 64, 128)) -> bytes:
+    """Fully connected, per channel, as the anomaly detection of MLPerf Tiny."""
+    net = Network(seed, (1, sizes[0]))
+    x = net.source
+    for size in sizes[1:-1]:
+        x = net.dense(x, size, "RELU")
+    return net.file(net.dense(x, sizes[-1]))
+
+
+def resnet(seed: int = 0, side: int = 32, width: int = 8, blocks: int = 2, classes: int = 10) -> bytes:
+    """Three stages of ``blocks`` residual blocks, with a projection where the shape changes."""
+    net = Network(seed, (1, side, side, 3))
+    x = net.conv(net.source, width)
+    for stage in range(3):
+        for block in range(blocks):
+            stride = 2 if stage and not block else 1
+            inner = net.conv(net.conv(x, width << stage, stride=stride), width << stage, activation="NONE")
+            projected = net.conv(x, width << stage, side=1, stride=stride, activation="NONE") if stride > 1 else x
+            x = net.writer.binary("ADD", projected, inner, RELU, "RELU")
+    return net.classified(x, classes)
+
+
+def unet(seed: int = 0, side: int = 16, width: int = 4, resize: bool = False) -> bytes:
+    """Two levels down and up again, by transposed convolution or by resizing; a mask out."""
+    net = Network(seed, (1, side, side, 1))
+    x, skips = net.source, []
+    for level in range(2):
+        skips.append(net.conv(x, width << level))
+        x = net.writer.pool("MAX_POOL_2D", skips[-1], (2, 2), (2, 2), "VALID")
+    x = net.conv(x, width << 2)
+    for level in (1, 0):
+        sides = (2 * x.shape[1], 2 * x.shape[2])
+        up = net.writer.resize("RESIZE_BILINEAR", x, sides, False, True) if resize else net.upsampled(x, width << level)
+        parts = [net.writer.unary("QUANTIZE", part, LINEAR) for part in (up, skips[level])]
+        x = net.conv(net.writer.joined("CONCATENATION", parts, 3), width << level)
+    return net.file(
+        net.writer.unary("LOGISTIC", net.conv(x, 1, side=1, activation="NONE"), Quantization(1 / 256, -128))
+    )
+
+
+def attention(seed: int = 0, tokens: int = 9, width: int = 16, heads: int = 2) -> bytes:
+    """One transformer block: attention over ``tokens``, then two dense layers, both with a residual."""
+    net = Network(seed, (1, tokens, width))
+
+    def head(x: Tensor) -> Tensor:
+        apart = net.reshaped(net.dense(x, width), (1, tokens, heads, width // heads))
+        return _transposed(net, apart)
+
+    queries, keys, values = (head(net.source) for _ in range(3))
+    scores = net.writer.batch_matmul(queries, keys, Quantization(0.04, 4), adj_y=True)
+    weights = net.writer.unary("SOFTMAX", scores, Quantization(1 / 256, -128), beta=1.0)
+    mixed = _transposed(net, net.writer.batch_matmul(weights, values, Quantization(0.03, 2)))
+    x = net.writer.binary("ADD", net.source, net.dense(net.reshaped(mixed, (1, tokens, width)), width), LINEAR)
+    inner = net.dense(net.dense(x, 2 * width, "RELU"), width)
+    return net.file(net.writer.mean(net.writer.binary("ADD", x, inner, LINEAR), [1], LINEAR, keep_dims=False))
+
+
+def _transposed(net: Network, x: Tensor) -> Tensor:
+    """[1, a, b, c] as [1, b, a, c]."""
+    shape = (1, x.shape[2], x.shape[1], x.shape[3])
+    return net.writer.arranged("TRANSPOSE", x, shape, net.writer.constant([0, 2, 1, 3]))
+
+
+NETWORKS: dict[str, Callable[[int], bytes]] = {
+    "mobilenet": mobilenet,
+    "autoencoder": autoencoder,
+    "resnet": resnet,
+    "unet": unet,
+    "unet_resize": lambda seed: unet(seed, resize=True),
+    "attention": attention,
+}
+"""Typical networks by name, drawn from a seed."""
+
+
+def network_inputs(model: bytes, seed: int, count: int = 3) -> np.ndarray:
+    """Random int8 inputs [count, ...] for the model's one input."""
+    graph = schema.Model.GetRootAsModel(model, 0).Subgraphs(0)
+    shape = graph.Tensors(graph.Inputs(0)).ShapeAsNumpy()
+    return np.random.default_rng(seed).integers(-128, 128, (count, *shape[1:])).astype(np.int8)
