@@ -21,6 +21,7 @@ KINDS = [
     "residual",
     "twice",
     "broadcast",
+    "gate",
     "requantize",
     "lookup",
     "softmax",
@@ -100,10 +101,7 @@ class GraphBuilder:
 
     def rows(self, image: Image) -> Image:
         """A dense layer over every pixel."""
-        weights, scales = self._weights((self._draw(1, 9), _shape(image)[3]))
-        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, scales)))
-        total = self.builder.emit(relax.op.matmul(self._dequantize(image), kernel))
-        return self._finish(total, image[1] * scales, weights.shape[1])
+        return self._dense(image, self._draw(1, 9))
 
     def residual(self, image: Image) -> Image:
         """``image`` and ``conv3x3(image)``, added, subtracted or multiplied."""
@@ -122,6 +120,12 @@ class GraphBuilder:
         values = self.rng.integers(-128, 128, shapes[self._draw(0, len(shapes))]).astype(np.int8)
         constant = relax.const(values), self._scale(), self._zero_point()
         return self._binary(image, constant) if self.rng.random() < 0.5 else self._binary(constant, image)
+
+    def gate(self, image: Image) -> Image:
+        """``image`` with its own mean over height and width, broadcast, on either side."""
+        total = self.builder.emit(relax.op.mean(self._dequantize(image), [1, 2], keepdims=True))
+        means = self._quantize(total, image[1] * float(self.rng.uniform(0.3, 1.5)), self._zero_point())
+        return self._binary(image, means) if self.rng.random() < 0.5 else self._binary(means, image)
 
     def _binary(self, a: Image, b: Image) -> Image:
         compute = (relax.op.add, relax.op.subtract, relax.op.multiply)[self._draw(0, 3)]
@@ -198,7 +202,7 @@ class GraphBuilder:
         resized = relax.op.image.resize2d(
             self._dequantize(image), size, layout="NHWC", method="linear", coordinate_transformation_mode=mode
         )
-        return self._quantize(self.builder.emit(resized), image[1], image[2])
+        return self._quantize(self._activation(self.builder.emit(resized)), image[1], image[2])
 
     def pad(self, image: Image) -> Image:
         """With the zero point or another value, any axis but the first."""
@@ -244,11 +248,18 @@ class GraphBuilder:
         q, scale, zero_point = image
         features = int(np.prod(_shape(image)[1:]))
         flat = self.builder.emit(relax.op.reshape(q, (1, features))), scale, zero_point
-        outputs = self._draw(1, 12)
+        return self._dense(flat, self._draw(1, 12))
+
+    def _dense(self, rows: Image, outputs: int) -> Image:
+        """Weights of one scale a row, or of one in all."""
+        features = _shape(rows)[-1]
         weights, scales = self._weights((outputs, features))
-        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, scales)))
-        total = self.builder.emit(relax.op.matmul(self._dequantize(flat), kernel))
-        return self._finish(total, scale * scales, features)
+        of_weights = scales
+        if self.rng.random() < 0.3:
+            scales, of_weights = np.full_like(scales, scales[0]), scales[0]
+        kernel = self.builder.emit(relax.op.permute_dims(self._constant(weights, of_weights)))
+        total = self.builder.emit(relax.op.matmul(self._dequantize(rows), kernel))
+        return self._finish(total, rows[1] * scales, features)
 
     def _conv(self, image: Image, outputs: int, groups: int, depth: int, same: bool = False) -> Image:
         _, height, width, _ = _shape(image)
@@ -292,7 +303,7 @@ class GraphBuilder:
         return weights.astype(np.int8), scales.astype(np.float32)
 
     def _constant(self, values: np.ndarray, scales: np.ndarray) -> relax.Var:
-        parameters = relax.const(scales.astype(np.float32)), relax.const(np.zeros(len(scales), np.int8))
+        parameters = relax.const(scales.astype(np.float32)), relax.const(np.zeros(scales.shape, np.int8))
         return self.builder.emit(relax.op.dequantize(relax.const(values), *parameters, axis=0))
 
     def _quantize(self, x: relax.Var, scale: float, zero_point: int) -> Image:
@@ -313,7 +324,7 @@ class GraphBuilder:
         return float(np.float32(10 ** self.rng.uniform(-4, 1)))
 
     def _zero_point(self) -> int:
-        return int(self.rng.choice([-128, 0, int(self.rng.integers(-128, 128))]))
+        return int(self.rng.choice([-128, 0, 127, int(self.rng.integers(-128, 128))]))
 
     def _draw(self, low: int, high: int) -> int:
         return int(self.rng.integers(low, high))

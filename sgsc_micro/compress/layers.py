@@ -22,7 +22,10 @@ _KINDS = {"relax.nn.conv2d": "conv2d", "relax.nn.conv2d_transpose": "transposedc
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """What a layer computes with: weights int8 [O, ...], scales float32 [O], bias int32 [O] at s_x * scales."""
+    """What a layer computes with: weights int8 [O, ...], bias int32 [O] at the scale of x times ``scales``.
+
+    scales: float32 [O]; of no axes where a layer has one that counts as such (docs/semantics.md).
+    """
 
     weights: np.ndarray
     scales: np.ndarray
@@ -38,17 +41,21 @@ class Constants:
         """Weights of one output channel."""
         return int(np.prod(self.weights.shape[1:]))
 
-    def kernel_expression(self, transposed: bool) -> relax.Expr:
-        """The weights as Relax QDQ; a dense layer's ``transposed``."""
-        zero = relax.const(np.zeros(len(self.weights), np.int8))
-        kernel = relax.op.dequantize(relax.const(self.weights), relax.const(self.scales), zero, axis=0)
-        return relax.op.permute_dims(kernel) if transposed else kernel
+    @property
+    def channel_scales(self) -> np.ndarray:
+        """Of every output channel; float64 [O]."""
+        return np.broadcast_to(self.scales.astype(np.float64), len(self.weights))
 
-    def bias_expression(self, input_scale: float) -> relax.Expr:
-        """The bias as Relax QDQ."""
+    def weights_expression(self) -> relax.Call:
+        """As Relax QDQ."""
+        zero = relax.const(np.zeros(self.scales.shape, np.int8))
+        return relax.op.dequantize(relax.const(self.weights), relax.const(self.scales), zero, axis=0)
+
+    def bias_expression(self, input_scale: float) -> relax.Call:
+        """As Relax QDQ."""
         zero = relax.const(np.zeros(len(self.bias), np.int8))
-        scales = (input_scale * self.scales.astype(np.float64)).astype(np.float32)
-        return relax.op.dequantize(relax.const(self.bias), relax.const(scales), zero, axis=0)
+        scales = relax.const((input_scale * self.channel_scales).astype(np.float32))
+        return relax.op.dequantize(relax.const(self.bias), scales, zero, axis=0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +97,7 @@ def layers_of(module: tvm.IRModule) -> list[Layer]:
         addend: Any = values.get(values[biased[var]].args[1]) if var in biased else None
         if _is_decoded_constant(addend):
             total, bias = biased[var], constant_of(addend.args[0]).astype(np.int32)
-        scales = np.broadcast_to(constant_of(kernel.args[1]), len(weights)).astype(np.float32)
+        scales = constant_of(kernel.args[1]).astype(np.float32)
         kind = _KINDS[value.op.name]
         number = sum(layer.name.startswith(f"{kind}_") for layer in layers)
         constants = Constants(weights, scales, np.broadcast_to(bias, len(weights)))
@@ -129,7 +136,9 @@ def with_constants(module: tvm.IRModule, changed: Mapping[str, Constants]) -> tv
                     new[var] = builder.emit(relax.Call(value.op, [use(part) for part in value.args], value.attrs))
                     continue
                 constants = changed.get(layer.name, layer.constants)
-                kernel = builder.emit(constants.kernel_expression(layer.is_dense))
+                kernel = builder.emit(constants.weights_expression())
+                if layer.is_dense:
+                    kernel = builder.emit(relax.op.permute_dims(kernel))
                 bias = builder.emit(constants.bias_expression(layer.input_scale))
                 product = builder.emit(relax.Call(value.op, [use(value.args[0]), kernel], value.attrs))
                 new[layer.product] = new[layer.total] = builder.emit(relax.op.add(product, bias))

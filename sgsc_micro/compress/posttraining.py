@@ -97,7 +97,7 @@ class PostTraining:
             return Lowering(0, loop.START, {}, weights)
         if not any(line["accepted"] for line in lines):
             raise loop.impossible(lines)
-        count = sum(len(layer.scales) for layer in accepted.values())
+        count = sum(len(layer.bias) for layer in accepted.values())
         size, idle, held = count, 0, set()
         for line in lines[1:]:
             channels = [(layer, int(channel)) for layer, part in line["lowered"].items() for channel in part]
@@ -175,11 +175,11 @@ def harms(reconstruction: Reconstruction) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for layer, moments in reconstruction.moments():
         old = layer.constants
-        real = old.weights.reshape(len(old.scales), -1) * old.scales.astype(np.float64)[:, None]
-        harm = np.zeros((len(old.scales), MAX_BITS + 1))
+        real = old.weights.reshape(len(old.bias), -1) * old.channel_scales[:, None]
+        harm = np.zeros((len(old.bias), MAX_BITS + 1))
         for bits in range(MAX_BITS):
             new = round_layer(layer, moments, np.minimum(old.widths, bits))
-            deviation = new.weights.reshape(real.shape) * new.scales.astype(np.float64)[:, None] - real
+            deviation = new.weights.reshape(real.shape) * new.channel_scales[:, None] - real
             grouped = deviation.reshape(*moments.outputs.shape, -1)
             harm[:, bits] = moments.error(grouped).reshape(-1) / max(moments.power, np.finfo(np.float64).tiny)
         found[layer.name] = harm

@@ -16,7 +16,7 @@ from sgsc_micro.compress.layers import Constants, Layer, layers_of, with_constan
 from sgsc_micro.compress.rounding import Moments, choose_scales, round_weights
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import bindings_of, shape_of
-from sgsc_micro.reference import Interpreter, Real, Value
+from sgsc_micro.reference import Dequantised, Interpreter, Value
 
 CHUNK = 64
 """Inputs that are evaluated at once."""
@@ -80,7 +80,8 @@ class Reconstruction:
         """The network evaluated in chunks; stops before each layer, whose constants may then be replaced."""
         interpreter = Interpreter(self.module)
         parts = np.split(self.inputs, range(CHUNK, len(self.inputs), CHUNK))
-        chunks: list[_Values] = [{self._parameter: part} for part in parts]
+        shape = shape_of(self._parameter)
+        chunks: list[_Values] = [{self._parameter: part.reshape(len(part), *shape)} for part in parts]
         left = len(self._layers)
         for var, value in self._bindings:
             if var in self._layers:
@@ -95,7 +96,10 @@ class Reconstruction:
 
     def _put(self, layer: Layer, constants: Constants, chunks: list[_Values]) -> None:
         interpreter = Interpreter(self.module)
-        kernel = interpreter.evaluate(constants.kernel_expression(layer.is_dense), {})
+        kernel = interpreter.evaluate(constants.weights_expression(), {})
+        if layer.is_dense:
+            transpose = self._values[layer.call.args[1]]
+            kernel = interpreter.evaluate(transpose, {transpose.args[0]: kernel})
         bias = interpreter.evaluate(constants.bias_expression(layer.input_scale), {})
         for chunk in chunks:
             chunk[layer.call.args[1]] = kernel
@@ -130,11 +134,11 @@ class Reconstruction:
         kept = max(1, min(positions, ROWS // len(self.inputs)))
         sampled = (2 * np.arange(kept) + 1) * positions // (2 * kept)
         real = values[layer.input]
-        assert isinstance(real, Real)
-        x = real.integers * layer.input_scale
+        assert isinstance(real, Dequantised)
+        x = real.floats(np.float64) * layer.input_scale
         if layer.is_dense:
             return x.reshape(len(x), positions, 1, -1)[:, sampled]
-        return _patches(layer, x, sampled)
+        return _patches(layer, x[:, 0], sampled)
 
 
 def round_layer(layer: Layer, moments: Moments, widths: np.ndarray) -> Constants:
@@ -143,7 +147,7 @@ def round_layer(layer: Layer, moments: Moments, widths: np.ndarray) -> Constants
     Errors: ``SgscError`` naming the layer where a bias leaves int32.
     """
     old, grouped = layer.constants, moments.outputs.shape  # [g, o]
-    scales = old.scales.reshape(grouped).astype(np.float64)
+    scales = old.channel_scales.reshape(grouped)
     target = moments.target(old.weights.reshape(*grouped, -1) * scales[..., None])
     bits = widths.reshape(grouped)
     scales = choose_scales(moments, target, bits, scales).astype(np.float64)
@@ -164,7 +168,7 @@ def _merged(old: Constants, new: Constants, chosen: np.ndarray) -> Constants:
     column = chosen.reshape(-1, *[1] * (old.weights.ndim - 1))
     return Constants(
         np.where(column, new.weights, old.weights),
-        np.where(chosen, new.scales, old.scales),
+        np.where(chosen, new.scales, old.channel_scales.astype(np.float32)),
         np.where(chosen, new.bias, old.bias),
     )
 
@@ -172,7 +176,7 @@ def _merged(old: Constants, new: Constants, chosen: np.ndarray) -> Constants:
 def _outputs(layer: Layer, rows: np.ndarray) -> np.ndarray:
     """Real outputs float32 [n, positions, g, o] before the activation, of the layer's own constants."""
     constants, groups = layer.constants, rows.shape[2]
-    scales = constants.scales.astype(np.float64)
+    scales = constants.channel_scales
     weights = (constants.weights.reshape(len(scales), -1) * scales[:, None]).reshape(groups, -1, rows.shape[3])
     bias = (constants.bias * scales * layer.input_scale).reshape(groups, -1)
     return (np.einsum("npgt,got->npgo", rows, weights, optimize=True) + bias).astype(np.float32)

@@ -31,7 +31,7 @@ Shape = tuple[int, ...]
 def dense(name: str, operator: Dense, inputs: list[Shape], output: Shape) -> Kernel:
     """A dense layer is a convolution of one tap; its rows are pixels."""
     weights = operator.weights[:, None, None, :]
-    as_conv = Conv2D(weights, operator.scales, operator.bias, operator.input, operator.output)
+    as_conv = Conv2D(weights, operator.scales, operator.bias, operator.input, operator.output, operator.per_tensor)
     rows = math.prod(output[:-1])
     return conv2d(name, as_conv, [(1, rows, 1, inputs[0][-1])], (1, rows, 1, output[-1]))
 

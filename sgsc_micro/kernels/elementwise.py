@@ -11,7 +11,7 @@ from tvm.script.ir_builder import tirx as T
 from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, call, kernel, loop, loops
 from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.passes.operators import Add, Lookup, Multiply, Quantisation, Requantize
-from sgsc_micro.passes.requantise import ADD_BITS, DoubleRounding
+from sgsc_micro.passes.requantise import ADD_BITS, DoubleRounding, Multiplier
 
 Shape = tuple[int, ...]
 Combine = Callable[..., Expression]
@@ -21,23 +21,25 @@ Combine = Callable[..., Expression]
 def add(name: str, operator: Add, inputs: list[Shape], output: Shape) -> Kernel:
     """Both inputs at 20 fraction bits of one scale, summed; or their difference."""
     constants = Constants(name)
-    combine, scale, bound = _tflite_sum(operator) if operator.output.rounding == "tflite" else _sum(operator)
-    requantise = Requantiser(constants, operator.output, [operator.output.multiplier(scale)], np.array([bound]))
+    combine, multiplier, bound = _tflite_sum(operator) if operator.output.rounding == "tflite" else _sum(operator)
+    requantise = Requantiser(constants, operator.output, [multiplier], np.array([bound]))
     return _elementwise(name, constants, operator.inputs, combine, requantise, inputs, output)
 
 
-def _sum(operator: Add) -> tuple[Combine, float, int]:
+def _sum(operator: Add) -> tuple[Combine, Multiplier, int]:
     """Coefficients of 20 fraction bits of the larger scale."""
     largest = max(quantisation.scale for quantisation in operator.inputs)
     a, b = (math.floor(2.0**ADD_BITS * (quantisation.scale / largest) + 0.5) for quantisation in operator.inputs)
     bound = a * operator.inputs[0].reach + b * operator.inputs[1].reach
-    return lambda x, y: x * a + y * (operator.sign * b), largest / 2.0**ADD_BITS, bound
+    multiplier = operator.output.multiplier(largest / 2.0**ADD_BITS)
+    return lambda x, y: x * a + y * (operator.sign * b), multiplier, bound
 
 
-def _tflite_sum(operator: Add) -> tuple[Combine, float, int]:
+def _tflite_sum(operator: Add) -> tuple[Combine, Multiplier, int]:
     """Each input shifted left by 20 bits, brought to twice the larger scale and rounded; then summed."""
-    twice = 2 * max(quantisation.scale for quantisation in operator.inputs)
-    scalings = [DoubleRounding.of(quantisation.scale / twice) for quantisation in operator.inputs]
+    scales = [operator.precision(quantisation.scale) for quantisation in operator.inputs]
+    twice, output_scale = 2 * max(scales), operator.precision(operator.output.quantisation.scale)
+    scalings = [DoubleRounding.of(float(scale / twice)) for scale in scales]
 
     def combine(*values: Expression) -> Expression:
         a, b = (
@@ -48,7 +50,7 @@ def _tflite_sum(operator: Add) -> tuple[Combine, float, int]:
 
     reaches = zip(operator.inputs, scalings, strict=True)
     bound = sum(scaling.apply(quantisation.reach << ADD_BITS) for quantisation, scaling in reaches)
-    return combine, twice / 2.0**ADD_BITS, bound
+    return combine, DoubleRounding.of(float(twice / (2**ADD_BITS * output_scale))), bound
 
 
 def multiply(name: str, operator: Multiply, inputs: list[Shape], output: Shape) -> Kernel:

@@ -74,7 +74,7 @@ def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], ou
     constants = Constants(name)
     axes = [_neighbours(inputs[0][axis], output[axis], operator.mode) for axis in (1, 2)]
     stored = [[constants.integers(what, values) for what, values in zip(_TABLES, axis, strict=True)] for axis in axes]
-    _, height, width, channels = output
+    (_, height, width, channels), (low, high) = output, operator.output.bounds
     with kernel(name, inputs, output, constants) as built:
         with loops(y=height, x=width) as (y, x):
             rows, columns = _weighted(built, stored[0], y, "y"), _weighted(built, stored[1], x, "x")
@@ -83,7 +83,7 @@ def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], ou
                     T.Cast("int32", built.input()[0, iy, ix, c]) * wy * wx for iy, wy in rows for ix, wx in columns
                 ]
                 total = terms[0] + terms[1] + terms[2] + terms[3]
-                rounded = call("sgsc_divide", total, 1 << 2 * RESIZE_BITS)
+                rounded = T.min(T.max(call("sgsc_divide", total, 1 << 2 * RESIZE_BITS), low), high)
                 T.buffer_store(built.output, T.Cast("int8", rounded), [0, y, x, c])
     return built
 

@@ -45,12 +45,12 @@ def _patterns() -> Iterator[tuple[str, DFPattern]]:
         "matmul": is_op("relax.matmul")(_activation(), _activation()),
         "avg_pool2d": is_op("relax.nn.avg_pool2d")(_activation()),
         "mean": is_op("relax.mean")(_activation()),
-        "softmax": is_op("relax.nn.softmax")(_activation()),
         "resize": is_op("relax.image.resize2d")(_activation(), wildcard()),
         "requantize": _activation(),
     }
     for name, result in computed.items():
         yield from ((f"sgsc.{name}", ending) for ending in _endings(result))
+    yield "sgsc.softmax", _quantized(is_op("relax.nn.softmax")(_activation()))
     index = is_op("relax.add")(is_op("relax.astype")(wildcard()), is_const())
     yield "sgsc.lookup", is_op("relax.take")(is_const(), index)
 
@@ -68,7 +68,11 @@ def _endings(x: DFPattern) -> Iterator[DFPattern]:
     """Quantised after a clip, after a relu, or as it is."""
     clipped = is_op("relax.clip")(x, wildcard(), wildcard())
     for activated in (clipped, is_op("relax.nn.relu")(x), x):
-        yield is_op("relax.quantize")(activated, is_const(), is_const())
+        yield _quantized(activated)
+
+
+def _quantized(x: DFPattern) -> DFPattern:
+    return is_op("relax.quantize")(x, is_const(), is_const())
 
 
 class _OneUse:

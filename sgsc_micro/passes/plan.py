@@ -77,7 +77,7 @@ def plan(graph: Graph) -> Plan:
     blocks = {
         f"tensor {head}": Block(_aligned(int(np.prod(graph.shapes[head]))), first[head], last[head])
         for head in last
-        if head not in outside
+        if head not in outside and head not in graph.constants
     }
     for step, node in enumerate(graph.nodes):
         if size := scratch_bytes(node):

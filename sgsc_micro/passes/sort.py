@@ -35,10 +35,12 @@ def sort(graph: Graph) -> Graph:
         if isinstance(node.operator, Weighted) and family[node.output] not in fixed:
             members.setdefault(family[node.output], []).append(node)
     orders: dict[str, np.ndarray] = {}
-    for tensor, shape in graph.shapes.items():
+    for tensor in graph.shapes:
         nodes = members.get(family[tensor], [])
         keys = sorted((node.operator for node in nodes if isinstance(node.operator, Weighted)), key=lambda o: -o.taps)
-        orders[tensor] = np.lexsort([-operator.widths for operator in reversed(keys)]) if keys else np.arange(shape[-1])
+        orders[tensor] = (
+            np.lexsort([-operator.widths for operator in reversed(keys)]) if keys else np.arange(graph.channels(tensor))
+        )
     for node in graph.nodes:
         if graph.flattens(node):
             orders[node.output] = _flattened(orders[node.inputs[0]], graph.channels(node.output))

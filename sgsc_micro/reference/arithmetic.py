@@ -1,7 +1,8 @@
-"""The arithmetic of docs/semantics.md on whole arrays. Products of these integers are exact in float64."""
+"""The arithmetic of docs/semantics.md on whole arrays: quantising, multipliers, both roundings."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -16,8 +17,19 @@ def quantise(x: np.ndarray, scale: float, zero_point: int) -> np.ndarray:
     return np.clip(np.floor(np.asarray(x, dtype=np.float64) / scale + 0.5) + zero_point, -128, 127).astype(np.int64)
 
 
+def bound(value: float, scale: float, zero_point: int, rounding: str) -> int:
+    """The int8 that a real bound of an activation becomes; an infinite one is the end of the range."""
+    if np.isinf(value):
+        return 127 if value > 0 else -128
+    if rounding == "single":
+        return int(quantise(np.array(value), scale, zero_point))
+    quotient = Fraction(float(np.float32(value) / np.float32(scale)))
+    steps = (abs(quotient) + Fraction(1, 2)).__floor__() * (1 if quotient >= 0 else -1)
+    return min(max(steps + zero_point, -128), 127)
+
+
 def multiplier(ratio: float) -> tuple[int, int, int]:
-    """(m, t, l) of a positive ratio of scales, in exact rational arithmetic."""
+    """(m, t, l) of a positive ratio of scales in ``single`` rounding, in exact rational arithmetic."""
     r, left = Fraction(ratio), 0
     while r / 2**left >= Fraction(1, 4):
         left += 1
@@ -26,36 +38,65 @@ def multiplier(ratio: float) -> tuple[int, int, int]:
     return min(m, INT32_MAX), shift, left
 
 
-def requantise(accumulator: np.ndarray, ratio: np.ndarray, zero_point: int, low: int, high: int) -> np.ndarray:
-    """int64 in [low, high] of an int32 accumulator [..., C]; ``ratio`` float64, one or one per channel."""
-    m, shift, left = (
-        np.array(v, dtype=np.int64) for v in zip(*map(multiplier, np.atleast_1d(ratio).tolist()), strict=True)
-    )
-    scaled = accumulator << left
-    if np.abs(scaled).max(initial=0) > INT32_MAX:
+def tflite_multiplier(ratio: float) -> tuple[int, int]:
+    """(m, e) of a positive ratio in ``tflite`` rounding: ratio = m / 2^31 * 2^e; m is 0 below 2^-32."""
+    r, exponent = Fraction(ratio), 0
+    while r * 2**-exponent >= 1:
+        exponent += 1
+    while r * Fraction(2) ** -exponent < Fraction(1, 2):
+        exponent -= 1
+    m = (r * Fraction(2) ** -exponent * 2**31 + Fraction(1, 2)).__floor__()
+    if m == 2**31:
+        m, exponent = 2**30, exponent + 1
+    return (m, exponent) if exponent >= -31 else (0, 0)
+
+
+def divided_multiplier(m: int, exponent: int, count: int) -> tuple[int, int]:
+    """What TFLite makes of a multiplier for the mean of ``count`` values."""
+    shift = min(count.bit_length() - 1, 32, 31 + exponent)
+    return (m << shift) // count, exponent - shift
+
+
+def high_product(a: np.ndarray, b: np.ndarray | int) -> np.ndarray:
+    """M(a, b) = floor((a * b + 2^30) / 2^31), int64."""
+    return (np.asarray(a, np.int64) * b + (1 << 30)) >> 31
+
+
+def halved(x: np.ndarray, bits: np.ndarray | int) -> np.ndarray:
+    """D(x, bits): x / 2^bits to the nearest integer, half away from zero."""
+    half = (np.int64(1) << np.asarray(bits, np.int64)) >> 1
+    return np.where(x >= 0, (x + half) >> bits, -((half - x) >> bits))
+
+
+def requantise_single(accumulator: np.ndarray, ratio: np.ndarray) -> np.ndarray:
+    """int64 accumulator / real output step, ``ratio`` float64 broadcastable to it, rounded once, half up.
+
+    Errors: ``SgscError`` where a shifted accumulator leaves int32.
+    """
+    m, shift, left = _each(multiplier, ratio)
+    scaled = accumulator << left if left.any() else accumulator
+    _check_int32(scaled)
+    return (scaled * m + (np.int64(1) << (31 + shift))) >> (32 + shift)
+
+
+def requantise_twice(accumulator: np.ndarray, ratio: np.ndarray, count: int = 1) -> np.ndarray:
+    """The same in TFLite's two roundings; the multiplier divided by ``count`` as its mean does.
+
+    Errors: ``SgscError`` where a shifted accumulator leaves int32.
+    """
+    m, exponent = _each(lambda r: divided_multiplier(*tflite_multiplier(r), count), ratio)
+    scaled = accumulator << np.maximum(exponent, 0)
+    _check_int32(scaled)
+    return halved(high_product(scaled, m), np.maximum(-exponent, 0))
+
+
+def _each(choose: Callable[[float], tuple[int, ...]], ratio: np.ndarray) -> list[np.ndarray]:
+    """The integers chosen for each ratio, as arrays of its shape."""
+    distinct, where = np.unique(np.asarray(ratio, np.float64), return_inverse=True)
+    columns = zip(*(choose(value) for value in distinct.tolist()), strict=True)
+    return [np.array(column, dtype=np.int64)[where].reshape(np.shape(ratio)) for column in columns]
+
+
+def _check_int32(values: np.ndarray) -> None:
+    if max(values.max(initial=0), -values.min(initial=0)) > INT32_MAX:
         raise SgscError("reference: an accumulator leaves int32", hint="use larger output scales or narrower weights")
-    rounded = (scaled * m + (np.int64(1) << (31 + shift))) >> (32 + shift)
-    return np.clip(rounded + zero_point, low, high)
-
-
-def windows(x: np.ndarray, size: list[int], strides: list[int], padding: list[int], fill: int) -> np.ndarray:
-    """int64 [N, Y, X, C, kh, kw] views of [N, H, W, C], padded (top, left, bottom, right) with ``fill``."""
-    top, left, bottom, right = padding
-    padded = np.pad(x, [(0, 0), (top, bottom), (left, right), (0, 0)], constant_values=fill)
-    view = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
-    return view[:, :: strides[0], :: strides[1]]
-
-
-def conv2d(
-    x: np.ndarray, w: np.ndarray, *, strides: list[int], padding: list[int], dilation: list[int], groups: int
-) -> np.ndarray:
-    """int64 [N, Y, X, O] of centred activations [N, H, W, C] and weights [O, kh, kw, C / groups]."""
-    outputs, kh, kw, depth = w.shape
-    reach = [(kh - 1) * dilation[0] + 1, (kw - 1) * dilation[1] + 1]
-    taps = windows(x, reach, strides, padding, fill=0)[..., :: dilation[0], :: dilation[1]]
-    n, height, width = taps.shape[:3]
-    taps = taps.reshape(n, height, width, groups, depth, kh * kw).transpose(3, 0, 1, 2, 5, 4)
-    rows = taps.reshape(groups, n * height * width, kh * kw * depth).astype(np.float64)  # [g, pixels, taps]
-    kernels = w.reshape(groups, outputs // groups, kh * kw * depth).astype(np.float64)  # [g, o, taps]
-    result = rows @ kernels.transpose(0, 2, 1)  # [g, pixels, o]
-    return result.transpose(1, 0, 2).reshape(n, height, width, outputs).astype(np.int64)

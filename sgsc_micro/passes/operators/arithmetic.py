@@ -49,6 +49,8 @@ class Add(Binary):
     composite: ClassVar[str] = "sgsc.add"
     relax_op: ClassVar[str] = "add"
     sign: ClassVar[int] = 1
+    precision: ClassVar[type[np.floating]] = np.float64
+    """In which TFLite divides its scales."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Subtract(Add):
     composite: ClassVar[str] = "sgsc.subtract"
     relax_op: ClassVar[str] = "subtract"
     sign: ClassVar[int] = -1
+    precision: ClassVar[type[np.floating]] = np.float32
 
 
 @dataclass(frozen=True)
@@ -164,8 +167,10 @@ class AveragePool(_Channelwise):
         if attrs.ceil_mode or (any(padding) and attrs.count_include_pad):
             raise SgscError("average pooling with ceil_mode or that counts its padding cannot be lowered")
         quantisation, operands = pieces.activation()
-        pool = AveragePool(numbers(attrs.pool_size), numbers(attrs.strides), padding, quantisation, pieces.output())
-        return pool, operands
+        output = pieces.output()
+        if output.rounding == "tflite" and not quantisation.close_to(output.quantisation):
+            raise SgscError("average pooling has to keep scale and zero point", hint="as TFLite's does")
+        return AveragePool(numbers(attrs.pool_size), numbers(attrs.strides), padding, quantisation, output), operands
 
 
 @dataclass(frozen=True)
@@ -293,7 +298,7 @@ class ResizeBilinear(_Channelwise):
         """From a composite function."""
         call = pieces.one("relax.image.resize2d")
         quantisation, operands = pieces.activation()
-        if call.attrs.method != "linear" or quantisation != pieces.output().quantisation:
+        if call.attrs.method != "linear" or not quantisation.close_to(pieces.output().quantisation):
             raise SgscError("a resize has to be linear and keep scale and zero point", hint="requantise after it")
         size, mode = numbers(call.args[1].values), str(call.attrs.coordinate_transformation_mode)
         return ResizeBilinear(size, mode, quantisation, pieces.output()), operands

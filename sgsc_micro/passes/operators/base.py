@@ -34,6 +34,10 @@ class Quantisation:
         """The parameters of a per-tensor quantize or dequantize call."""
         return Quantisation(float(constant_of(call.args[1])), int(constant_of(call.args[2])))
 
+    def close_to(self, other: Quantisation) -> bool:
+        """Whether an operator that keeps its scale may go from one to the other: as near as TFLite asks."""
+        return abs(self.scale - other.scale) <= 1e-6 and self.zero_point == other.zero_point
+
     @property
     def reach(self) -> int:
         """The largest |q - zero_point|."""
@@ -63,6 +67,10 @@ class Output:
     def multiplier(self, scale: float) -> Multiplier:
         """From an accumulator of real ``scale`` to the output."""
         return multiplier_of(scale / self.quantisation.scale, self.rounding)
+
+    def product(self, a: float, b: float) -> float:
+        """The scale of products of two tensors of one scale each; TFLite multiplies them in float32."""
+        return a * b if self.rounding == "single" else float(np.float32(a) * np.float32(b))
 
     def end(self, accumulator: int, multiplier: Multiplier) -> int:
         """One accumulator as the int8 it becomes."""

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tvm import relax
 
+from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.storage import width_of
@@ -15,13 +16,17 @@ from sgsc_micro.storage import width_of
 
 @dataclass(frozen=True, eq=False)
 class Weighted(Operator):
-    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O]."""
+    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O].
+
+    ``per_tensor``: a dense layer's weights have one scale; TFLite rounds its product with the input's to float32.
+    """
 
     weights: np.ndarray
     scales: np.ndarray
     bias: np.ndarray
     input: Quantisation
     output: Output
+    per_tensor: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -40,6 +45,8 @@ class Weighted(Operator):
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
+        if self.per_tensor:
+            return np.array([self.output.product(self.input.scale, float(scale)) for scale in self.scales])
         return self.input.scale * self.scales.astype(np.float64)
 
     def accumulator_bound(self) -> np.ndarray:
@@ -48,10 +55,11 @@ class Weighted(Operator):
         return np.abs(self.bias.astype(np.int64)) + flat.sum(axis=1) * self.input.reach
 
     def _constants(self, builder: relax.BlockBuilder) -> tuple[relax.Var, relax.Var]:
-        zero = relax.const(np.zeros(len(self.weights), np.int8))
-        weights = relax.op.dequantize(relax.const(self.weights), relax.const(self.scales), zero, axis=0)
+        zeros = np.zeros(len(self.weights), np.int8)
+        of_weights = (self.scales[0], np.int8(0)) if self.per_tensor else (self.scales, zeros)
+        weights = relax.op.dequantize(relax.const(self.weights), *map(relax.const, of_weights), axis=0)
         bias_scales = relax.const(self.accumulator_scales().astype(np.float32))
-        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, zero, axis=0)
+        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, relax.const(zeros), axis=0)
         return builder.emit(weights), builder.emit(bias)
 
     @staticmethod
@@ -142,6 +150,8 @@ class TransposedConv2D(Conv2D):
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         attrs = pieces.one("relax.nn.conv2d_transpose").attrs
+        if any(numbers(attrs.output_padding)) or any(v != 1 for v in (*numbers(attrs.dilation), int(attrs.groups))):
+            raise SgscError("a transposed convolution with output padding, dilation or groups cannot be lowered")
         arguments, operands = Weighted.parts(pieces)
         padding = _complement(arguments["weights"].shape[1:3], numbers(attrs.padding))
         arguments["weights"] = TransposedConv2D._turned(arguments["weights"])
@@ -175,4 +185,5 @@ class Dense(Weighted):
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         arguments, operands = Weighted.parts(pieces)
-        return Dense(**arguments), operands
+        kernel = pieces.values[pieces.one("relax.permute_dims").args[0]]
+        return Dense(**arguments, per_tensor=constant_of(kernel.args[1]).ndim == 0), operands
