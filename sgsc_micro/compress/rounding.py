@@ -13,6 +13,8 @@ import numpy as np
 
 DAMPING = 0.01
 """Of the mean second moment: holds weights that the inputs say little about where they were."""
+PRECISION = 1e-9
+"""Of the mean square: inputs that vary by less do not vary."""
 SWEEPS = 2
 """Over all weights after the first rounding, each set to its best value beside the others."""
 RANGES = np.linspace(0.4, 1.0, 13)
@@ -35,7 +37,7 @@ class Moments:
     def damped(self) -> np.ndarray:
         """``second`` with a diagonal that makes it definite; [g, t, t]."""
         diagonal = np.einsum("gtt->gt", self.second)
-        floor = DAMPING * diagonal.mean(axis=1)  # [g]
+        floor = DAMPING * diagonal.mean(axis=1) + PRECISION * (self.inputs**2).mean(axis=1)  # [g]
         return self.second + np.where(floor > 0, floor, 1.0)[:, None, None] * np.eye(diagonal.shape[1])
 
     def target(self, weights: np.ndarray) -> np.ndarray:
