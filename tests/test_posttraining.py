@@ -19,6 +19,7 @@ from sgsc_micro import preserve, reference
 from sgsc_micro.codegen import stored_bytes
 from sgsc_micro.compress import PostTrainingResult, compress_trained, journal
 from sgsc_micro.compress.layers import Constants, layers_of, to_arrays, with_constants
+from sgsc_micro.compress.posttraining import HEAVIER, PATIENCE, PostTraining, harms
 from sgsc_micro.compress.reconstruction import Reconstruction
 from sgsc_micro.compress.rounding import Moments, choose_scales, limits, round_weights
 from sgsc_micro.errors import SgscError
@@ -147,6 +148,34 @@ def test_a_channel_refused_alone_is_held_and_named(bars: Bars, tmp_path: Path) -
     assert len(names) == len(set(names))  # and never tried again
     for line in refused:
         assert line["passed"] or list(line["raised"]) == list(line["lowered"])
+
+
+def test_what_is_tried_next_follows_from_the_journal(bars: Bars, tmp_path: Path) -> None:
+    cases = bars.cases(tmp_path, slice(0, 40))
+    reconstruction = Reconstruction(
+        from_tflite(bars.write(tmp_path)), np.concatenate([bars.reals[60:70], cases.inputs])
+    )
+    method = PostTraining(reconstruction, cases, PostTrainingConfig(steps=30), harms(reconstruction))
+    accepted = {layer.name: layer.constants for layer in reconstruction.layers}
+    start = {"accepted": True, "flips": [], "diverged": [], "lowered": {}}
+
+    def lowered(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
+        proposal = method.propose(lines, accepted)
+        assert proposal is not None and proposal.step == len(lines)
+        return proposal.lowered
+
+    first = lowered([start])
+    assert sum(map(len, first.values())) == 19  # every channel there is
+    refused = start | {"accepted": False, "flips": [str(cases.ids[3])], "lowered": first}
+    second = method.propose([start, refused], accepted)
+    assert second is not None and sum(map(len, second.lowered.values())) == 9
+    assert second.weights.tolist() == [1.0] * 13 + [HEAVIER] + [1.0] * 36
+    assert sum(map(len, lowered([start, start | {"lowered": second.lowered}, refused]).values())) == 9
+    alone = {"conv2d_1": {"2": 6}}
+    after = lowered([start, refused | {"lowered": alone}, start | {"lowered": alone}, start | {"lowered": alone}])
+    assert "2" not in after.get("conv2d_1", {})
+    assert method.propose([start] + [refused] * PATIENCE, accepted) is None
+    assert method.propose([start] * 31, accepted) is None
 
 
 def test_a_journal_of_another_run_is_refused(bars: Bars, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import tvm
+from threadpoolctl import threadpool_limits
 
 from sgsc_micro.arrays import digest
 from sgsc_micro.compress import loop
@@ -25,6 +26,9 @@ from sgsc_micro.preserve import CaseSet, Verdict
 from sgsc_micro.project import Policy, PostTrainingConfig
 from sgsc_micro.storage import MAX_BITS, channel_words
 
+THREADS = (
+    1  # of BLAS: how a sum is split over threads changes its last bit, and the same input must give the same bytes
+)
 PATIENCE = 16  # the search ends after so many refusals in a row
 HEAVIER = 8.0  # a preserved case counts so many times more after each refused step that broke it
 HEAVIEST = 256.0
@@ -73,11 +77,12 @@ def compress_trained(
     """
     config, policy = config or PostTrainingConfig(), policy or Policy()
     x = np.concatenate([_sample(inputs, config.samples), preserve.inputs]).astype(np.float32)
-    reconstruction = Reconstruction(network, x)
-    start = {layer.name: layer.constants for layer in reconstruction.layers}
-    journal = Journal(workdir, _identity(network, start, x, preserve, config, policy))
-    method = PostTraining(reconstruction, preserve, config, harms(reconstruction))
-    accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
+    with threadpool_limits(THREADS):
+        reconstruction = Reconstruction(network, x)
+        start = {layer.name: layer.constants for layer in reconstruction.layers}
+        journal = Journal(workdir, _identity(network, start, x, preserve, config, policy))
+        method = PostTraining(reconstruction, preserve, config, harms(reconstruction))
+        accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
     return PostTrainingResult(accepted, found.stored_bytes, journal.lines[0]["bytes"], journal.path)
 
 
