@@ -20,6 +20,7 @@ LIBRARY, FIRMWARE = "library", "firmware"
 
 def make_library(
     folder: Path,
+    target: Target,
     name: str,
     source: dict[str, Any],
     network: Callable[[], tvm.IRModule],
@@ -34,10 +35,13 @@ def make_library(
 
     def work(partial: Path) -> None:
         before()
-        write_library(optimise(network()), partial, name)
+        write_library(optimise(network(), board), partial, name)
 
+    board = target.board
+    memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
     code = code_hash("importers", "passes", "kernels", "codegen", "storage.py", "ir.py", "fixed_point.py")
-    return run_stage(folder / LIBRARY, {**source, "code": code, "tvm": version("apache-tvm")}, work)
+    inputs = {**source, "memories": memories, "code": code, "tvm": version("apache-tvm")}
+    return run_stage(folder / LIBRARY, inputs, work)
 
 
 def make_firmware(folder: Path, target: Target, before: Callable[[], None] = lambda: None) -> bool:

@@ -102,7 +102,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
 @_reports_errors
 def compile_(model: Path, target_name: str, folder: Path) -> None:
-    """Compile a quantised MODEL (.tflite, .pt2) to C and firmware, as it is: no compression, no certificate."""
+    """Compile a quantised MODEL (.tflite, .onnx, .pt2) to C and firmware, as it is: no compression, no certificate."""
     target = load_target(target_name)
     with Screen(console, COMPILATION) as screen, locked(folder):
         Compilation(model, target, folder, screen.update).run()

@@ -33,7 +33,7 @@ class Compilation:
         network = load_model(self.model)
         source = {"model": sha256_file(self.model)}
         stages = {
-            "library": lambda: make_library(self.folder, self.model.stem, source, lambda: network),
+            "library": lambda: make_library(self.folder, self.target, self.model.stem, source, lambda: network),
             "firmware": lambda: make_firmware(self.folder, self.target),
         }
         for name in STAGES:

@@ -194,7 +194,9 @@ class Build:
 
         compressed = record_hash(self.shared / "compress")
         network = functools.partial(read_network, self.shared / "compress")
-        made = make_library(self.folder, self.project.name, {"compress": compressed}, network, self._withdraw)
+        made = make_library(
+            self.folder, self.target, self.project.name, {"compress": compressed}, network, self._withdraw
+        )
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
         return run_stage(self.folder / EVIDENCE, sets, evidence) or made
 

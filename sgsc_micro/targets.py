@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import functools
+import itertools
 import tomllib
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
@@ -27,6 +28,12 @@ class Memory(_Table):
 
     origin: Annotated[int, Field(ge=0)]
     bytes: PositiveInt
+
+
+class Region(Memory):
+    """A memory for the arena alone."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
 class Serial(_Table):
@@ -65,10 +72,22 @@ class Board(_Table):
     stack_bytes: PositiveInt
     flash: Memory
     ram: Memory
+    arena: tuple[Region, ...] = ()
+    """Memories that the arena fills before ``ram``, in this order (a core-coupled memory, an external RAM)."""
     defines: dict[str, Annotated[int, Field(ge=0, lt=2**32)]]
     """Constants that the chip and uart files want from ``board.h``; UART_IRQ always."""
     serial: Serial
     emulator: Emulator | None = None
+
+    @model_validator(mode="after")
+    def _memories_are_apart(self) -> Self:
+        named = {"flash": self.flash, "ram": self.ram} | {region.name: region for region in self.arena}
+        if len(named) < 2 + len(self.arena):
+            raise ValueError("two memories of one name")
+        for (a, one), (b, other) in itertools.combinations(named.items(), 2):
+            if one.origin < other.origin + other.bytes and other.origin < one.origin + one.bytes:
+                raise ValueError(f"the memories {a} and {b} overlap")
+        return self
 
 
 class Target(_Table):

@@ -133,4 +133,6 @@ def write_build_report(folder: Path) -> Path:
 
     lines = (folder / "evidence" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
     journal = [json.loads(line) for line in lines[1:]]  # the first says what the run was of
-    return write_report(folder, read_manifest(folder / "library"), journal, read_certificate(folder / CERTIFICATE))
+    memory_map = (folder / "library" / "memory.svg").read_text(encoding="utf-8")
+    certificate = read_certificate(folder / CERTIFICATE)
+    return write_report(folder, read_manifest(folder / "library"), memory_map, journal, certificate)

@@ -1,4 +1,7 @@
-"""A hand-written C library that keeps the contract of docs/architecture.md, so that firmware tests need no compiler."""
+"""A hand-written C library that keeps the contract of docs/architecture.md, so that firmware tests need no compiler.
+
+Its output lies over its input, as a planned network's may.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,9 @@ _HEADER = """
 #define MODEL_OUTPUT_BYTES {size}
 #define MODEL_ARENA_BYTES {arena}
 #define MODEL_HASH "{hash}"
+extern int8_t model_arena[MODEL_ARENA_BYTES];
+#define MODEL_INPUT model_arena
+#define MODEL_OUTPUT model_arena
 void model_run(const int8_t *input, int8_t *output);
 #endif
 """
@@ -36,7 +42,7 @@ _MODEL = """
 #include <string.h>
 struct model_constants {{ uint32_t words[2]; int16_t halves[3]; int8_t bytes[{weights}]; }};
 extern const struct model_constants model_constants;
-static int8_t model_arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
+int8_t model_arena[MODEL_ARENA_BYTES] __attribute__((aligned(16)));
 static __attribute__((noinline)) int overflow(int depth)
 {{
     volatile int8_t block[1000] = {{0}};
@@ -53,10 +59,8 @@ void model_run(const int8_t *input, int8_t *output)
         memcpy(&times, input + 4, 4);
         __asm volatile("1: subs %0, #1\\n bne 1b" : "+r"(times) : : "cc");
     }}
-    memcpy(model_arena, input, MODEL_INPUT_BYTES);
-    __asm volatile("" ::: "memory");
     for (int i = 0; i < MODEL_OUTPUT_BYTES; ++i)
-        output[i] = (int8_t)(model_arena[i] ^ model_constants.bytes[i] ^ model_constants.halves[i % 3] ^
+        output[i] = (int8_t)(input[i] ^ model_constants.bytes[i] ^ model_constants.halves[i % 3] ^
                              (int8_t)model_constants.words[i % 2]);
 }}
 """

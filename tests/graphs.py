@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tvm
 from tvm import relax
@@ -50,7 +52,7 @@ class GraphBuilder:
         self.rounding = rounding
         self.builder = relax.BlockBuilder()
 
-    def build(self, shape: tuple[int, int, int], body: list[str], widths: list[int]) -> tvm.IRModule:
+    def build(self, shape: tuple[int, int, int], body: Sequence[str], widths: list[int]) -> tvm.IRModule:
         """A module over float32 [1, C, H, W] whose operators are named in ``body``; ``widths`` are drawn from."""
         height, width, channels = shape
         x = relax.Var("x", relax.TensorType((1, channels, height, width), "float32"))
@@ -86,7 +88,7 @@ class GraphBuilder:
         return self._conv(image, 2 * self._draw(1, 4), groups=2, depth=channels // 2)
 
     def transposed(self, image: Image) -> Image:
-        """A transposed convolution, cropped or not."""
+        """A transposed convolution, cropped or not, with rows and columns behind that nothing reaches or without."""
         kernel, strides = (self._draw(1, 4), self._draw(1, 4)), (self._draw(1, 4), self._draw(1, 4))
         crop = [self._draw(0, side) for side in (*kernel, *kernel)]
         _, height, width, channels = _shape(image)
@@ -96,7 +98,9 @@ class GraphBuilder:
         weights, scales = self._weights((self._draw(1, 6), *kernel, channels))
         layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
         x, w = self._dequantize(image), self._constant(weights, scales)
-        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, strides=strides, padding=crop, **layouts))
+        behind = [self._draw(0, stride) for stride in strides]
+        geometry = {"strides": strides, "padding": crop, "output_padding": behind}
+        total = self.builder.emit(relax.op.nn.conv2d_transpose(x, w, **geometry, **layouts))
         return self._finish(total, image[1] * scales, int(np.prod(weights.shape[1:])))
 
     def rows(self, image: Image) -> Image:
@@ -334,11 +338,23 @@ def random_graph(
     seed: int, widths: list[int] | None = None, rounding: str | None = None
 ) -> tuple[tvm.IRModule, np.ndarray]:
     """A module drawn from ``seed`` and float32 inputs [3, C, H, W] for it."""
-    rng = np.random.default_rng(seed)
-    body = [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+    return graph_of(seed, kinds_of(seed), widths, rounding)
+
+
+def kinds_of(seed: int) -> list[str]:
+    """The operators drawn for a seed."""
+    rng = np.random.default_rng([seed, 0])
+    return [str(kind) for kind in rng.choice(KINDS, int(rng.integers(1, 6)))]
+
+
+def graph_of(
+    seed: int, kinds: Sequence[str], widths: list[int] | None = None, rounding: str | None = None
+) -> tuple[tvm.IRModule, np.ndarray]:
+    """A graph of these operators, all else drawn from the seed."""
+    rng = np.random.default_rng([seed, 1])
     shape = (int(rng.integers(1, 9)), int(rng.integers(1, 9)), int(rng.integers(1, 6)))
     drawn = str(rng.choice(["single", "tflite"]))
-    module = GraphBuilder(rng, rounding or drawn).build(shape, body, widths or list(range(9)))
+    module = GraphBuilder(rng, rounding or drawn).build(shape, kinds, widths or list(range(9)))
     height, width, channels = shape
     return module, rng.normal(0, 3, (3, channels, height, width)).astype(np.float32)
 

@@ -63,6 +63,8 @@ JOURNAL = [
     step(3, 2399, False, [], 1),
 ]
 
+MAP = '<svg viewBox="0 0 9 9"><title>the arena</title></svg>'
+
 
 def case(number: int, **changes: Any) -> dict[str, Any]:
     """A case of the certificate, preserved unless changed."""
@@ -146,7 +148,7 @@ def host_certificate(certificate: dict[str, Any]) -> dict[str, Any]:
 def render(folder: Path, certificate: dict[str, Any], layers: list[dict[str, Any]] = LAYERS) -> str:
     """The page of a certificate that keeps to its schema."""
     jsonschema.validate(certificate, SCHEMA)
-    return write_report(folder, {**MANIFEST, "layers": layers}, JOURNAL, certificate).read_text(encoding="utf-8")
+    return write_report(folder, {**MANIFEST, "layers": layers}, MAP, JOURNAL, certificate).read_text(encoding="utf-8")
 
 
 class _Text(HTMLParser):
@@ -241,8 +243,9 @@ def test_host_has_no_firmware(tmp_path: Path, host_certificate: dict[str, Any]) 
 
 
 def test_a_network_that_was_not_compressed_has_no_loop(tmp_path: Path, certificate: dict[str, Any]) -> None:
-    page = write_report(tmp_path, MANIFEST, [], certificate).read_text(encoding="utf-8")
-    assert "How it was compressed" not in page and page.count("<svg") == 1
+    page = write_report(tmp_path, MANIFEST, MAP, [], certificate).read_text(encoding="utf-8")
+    assert page.count(MAP) == 1
+    assert "How it was compressed" not in page and page.count("<svg") == 2
 
 
 def test_hostile_names_stay_text(tmp_path: Path, certificate: dict[str, Any]) -> None:
@@ -252,7 +255,7 @@ def test_hostile_names_stay_text(tmp_path: Path, certificate: dict[str, Any]) ->
     certificate["cases"][0]["verdict"] = "diverged"
     hostile = _Text(render(tmp_path, certificate, [{**LAYERS[0], "name": HOSTILE}, *LAYERS[1:]]))
     assert "script" not in hostile.tags
-    assert hostile.tags.count("svg") == plain.tags.count("svg") == 2
+    assert hostile.tags.count("svg") == plain.tags.count("svg") == 3
     assert hostile.text.count(HOSTILE) == 8  # title, heading, statement, description, version, case, layer, its picture
 
 
@@ -274,5 +277,5 @@ def test_same_input_same_bytes(tmp_path: Path, certificate: dict[str, Any]) -> N
 def test_one_model_only(tmp_path: Path, certificate: dict[str, Any]) -> None:
     certificate["hashes"]["model"] = "9" * 64
     with pytest.raises(SgscError, match="different models"):
-        write_report(tmp_path, MANIFEST, JOURNAL, certificate)
+        write_report(tmp_path, MANIFEST, MAP, JOURNAL, certificate)
     assert not list(tmp_path.iterdir())

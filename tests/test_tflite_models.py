@@ -23,12 +23,11 @@ from tests.tflite_graphs import (
     FLOAT_KINDS,
     KINDS,
     LARGEST,
-    NETWORKS,
-    network_inputs,
     random_model,
     single_operator_models,
 )
 from tests.tflite_models import ModelWriter, Quantization, pack_int4
+from tests.tflite_networks import NETWORKS, network_inputs
 from tests.tflite_oracles import (
     litert_reference_outputs,
     require_litert,

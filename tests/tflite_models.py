@@ -28,11 +28,9 @@ OPTIONS = {
     "AVERAGE_POOL_2D": "Pool2D",
     "MAX_POOL_2D": "Pool2D",
     "MEAN": "Reducer",
-    "MINIMUM": "MaximumMinimum",
-    "MAXIMUM": "MaximumMinimum",
     "PADV2": "PadV2",
     "BATCH_MATMUL": "BatchMatMul",
-    **dict.fromkeys(["LOGISTIC", "TANH", "RELU", "RELU6", "RELU_N1_TO_1"]),
+    **dict.fromkeys(["LOGISTIC", "TANH", "RELU", "RELU6", "RELU_N1_TO_1", "CEIL", "FLOOR", "CUSTOM"]),
 }
 """Options tables whose name does not follow from the operator's; None: the operator has none."""
 

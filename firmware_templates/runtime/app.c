@@ -6,8 +6,6 @@
 #include "model.h"
 #include "port.h"
 
-static int8_t input[MODEL_INPUT_BYTES] __attribute__((aligned(8)));
-static int8_t output[MODEL_OUTPUT_BYTES] __attribute__((aligned(8)));
 static struct link_parser parser;
 static struct link_frame reply;
 
@@ -45,21 +43,22 @@ static uint8_t write_input(const struct link_frame *request)
 {
     const uint32_t offset = link_get_u32(request, 0);
     const size_t count = link_payload_bytes(request) - 4u;
-    if (!in_range(offset, count, sizeof input))
+    if (!in_range(offset, count, MODEL_INPUT_BYTES))
         return LINK_ERROR_RANGE;
-    memcpy(input + offset, request->bytes + LINK_HEADER_BYTES + 4u, count);
+    memcpy(MODEL_INPUT + offset, request->bytes + LINK_HEADER_BYTES + 4u, count);
     return 0;
 }
 
+/* Input and output lie in the arena: a run may spoil its input, and the host writes all of it before each. */
 static uint8_t run(const struct link_frame *request)
 {
-    if (link_crc32((const uint8_t *)input, sizeof input) != link_get_u32(request, 4))
+    if (link_crc32((const uint8_t *)MODEL_INPUT, MODEL_INPUT_BYTES) != link_get_u32(request, 4))
         return LINK_ERROR_INPUT;
     measure_begin();
-    model_run(input, output);
+    model_run(MODEL_INPUT, MODEL_OUTPUT);
     const struct measurement cost = measure_end();
     link_put_u32(&reply, link_get_u32(request, 0)); /* the case, back as it came */
-    link_put_u32(&reply, link_crc32((const uint8_t *)output, sizeof output));
+    link_put_u32(&reply, link_crc32((const uint8_t *)MODEL_OUTPUT, MODEL_OUTPUT_BYTES));
     link_put_u32(&reply, (uint32_t)cost.ticks);
     link_put_u32(&reply, (uint32_t)(cost.ticks >> 32));
     link_put_u32(&reply, cost.stack_bytes);
@@ -70,9 +69,9 @@ static uint8_t read_output(const struct link_frame *request)
 {
     const uint32_t offset = link_get_u32(request, 0);
     const uint32_t count = link_get_u32(request, 4);
-    if (count > LINK_DATA_MAX || !in_range(offset, count, sizeof output))
+    if (count > LINK_DATA_MAX || !in_range(offset, count, MODEL_OUTPUT_BYTES))
         return LINK_ERROR_RANGE;
-    link_put(&reply, output + offset, count);
+    link_put(&reply, MODEL_OUTPUT + offset, count);
     return 0;
 }
 

@@ -1,4 +1,4 @@
-"""The C library in a folder that stands alone: model and weights, .c and .h, sgsc_kernels.h, manifest.json."""
+"""The C library in a folder that stands alone: model and weights, sgsc_kernels.h, manifest.json, maps of the arena."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ import tvm
 import sgsc_micro
 from sgsc_micro import kernels
 from sgsc_micro.codegen.emit import emit_functions
+from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
+from sgsc_micro.kernels.lower import arena
 from sgsc_micro.passes.graph import Node
-from sgsc_micro.passes.operators import Weighted
+from sgsc_micro.passes.operators import Residual, Weighted
 
 KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
 SOURCES = ("model.c", "weights.c")
@@ -52,14 +54,24 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
     functions = [bodies[node.name] for node in lowered.graph.nodes if node.name in bodies] + [bodies["network"]]
     pools = _pools(lowered.constants)
     environment = _environment()
-    context: dict[str, Any] = {"name": name, "version": sgsc_micro.__version__, "functions": functions, "pools": pools}
+    context: dict[str, Any] = {
+        "name": name,
+        "version": sgsc_micro.__version__,
+        "functions": functions,
+        "pools": pools,
+        "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
+        "arena": arena,
+    }
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
     texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
-    texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest)
+    places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
+    texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
+    texts["memory.txt"] = memory_text(manifest)
+    texts["memory.svg"] = environment.get_template("memory.svg.j2").render(memory_picture(manifest))
     for file, text in texts.items():
         write_text(folder / file, text)
     write_json(folder / "manifest.json", manifest)
@@ -99,7 +111,8 @@ def _pools(constants: Constants) -> list[_Pool]:
 
 def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
     graph = lowered.graph
-    layers = [_layer(lowered, node) for node in graph.nodes]
+    live = zip(graph.nodes, lowered.plan.live, strict=True)
+    layers = [_layer(lowered, node) | {"live_bytes": alive} for node, alive in live]
     input_shape, output_shape = graph.shapes[graph.input_tensor], graph.shapes[graph.output_tensor]
     return {
         "format": 1,
@@ -119,8 +132,7 @@ def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
             "bytes": int(np.prod(output_shape)),
             **asdict(graph.output),
         },
-        "arena_bytes": lowered.arena_bytes,
-        "live_bytes": lowered.plan.live_bytes,
+        **memory_fields(lowered),
         "constant_bytes": constant_bytes(lowered.constants),
         "layers": layers,
     }
@@ -136,8 +148,9 @@ def _layer(lowered: Lowered, node: Node) -> dict[str, Any]:
         "shape": list(shape[1:]),
         "bytes": {entry.what: entry.count * np.dtype(POOLS[entry.pool]).itemsize for entry in entries},
     }
-    if isinstance(node.operator, Weighted):
-        layer["taps"] = node.operator.taps
-        layer["macs"] = int(np.prod(shape)) * node.operator.taps
-        layer["widths"] = node.operator.widths.tolist()
+    weighted = node.operator.weighted if isinstance(node.operator, Residual) else node.operator
+    if isinstance(weighted, Weighted):
+        layer["taps"] = weighted.taps
+        layer["macs"] = int(np.prod(shape)) * weighted.taps
+        layer["widths"] = weighted.widths.tolist()
     return layer

@@ -193,7 +193,8 @@ def _patches(layer: Layer, x: np.ndarray, sampled: np.ndarray) -> np.ndarray:
         spread = np.zeros((n, (height - 1) * strides[0] + 1, (width - 1) * strides[1] + 1, channels))
         spread[:, :: strides[0], :: strides[1]] = x
         x, strides = spread, [1, 1]
-        top, left, bottom, right = kh - 1 - top, kw - 1 - left, kh - 1 - bottom, kw - 1 - right
+        below, beside = (int(side) for side in attrs.output_padding)
+        top, left, bottom, right = kh - 1 - top, kw - 1 - left, kh - 1 - bottom + below, kw - 1 - right + beside
     padded = np.pad(x, [(0, 0), (top, bottom), (left, right), (0, 0)])
     reach = ((kh - 1) * dilation[0] + 1, (kw - 1) * dilation[1] + 1)
     windows = np.lib.stride_tricks.sliding_window_view(padded, reach, axis=(1, 2))  # [n, Y, X, C, ...]

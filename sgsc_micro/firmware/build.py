@@ -13,7 +13,7 @@ import jinja2
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import tools
-from sgsc_micro.firmware.image import BINARY_NAME, ELF_NAME, FirmwareImage, Sizes, read_image
+from sgsc_micro.firmware.image import BINARY_NAME, ELF_NAME, FirmwareImage, read_image
 from sgsc_micro.targets import Board, Target
 
 _TEMPLATES = ("board.h", "link.ld")
@@ -37,7 +37,7 @@ def build_firmware(target: Target, library_dir: Path, out_dir: Path) -> Firmware
         build = Path(scratch).resolve()
         _render(target, build)
         _compile(target.name, board, library_dir.resolve(), build)
-        _check_fit(target.name, board, read_image(build).sizes)
+        _check_fit(target.name, board, read_image(build))
         out_dir.mkdir(exist_ok=True)
         for name in (ELF_NAME, BINARY_NAME):
             (build / name).replace(out_dir / name)
@@ -72,12 +72,15 @@ def _compile(name: str, board: Board, library_dir: Path, build: Path) -> None:
             raise SgscError(f"firmware for {name} does not build:\n" + "\n".join(errors[:_ERROR_LINES]))
 
 
-def _check_fit(name: str, board: Board, sizes: Sizes) -> None:
+def _check_fit(name: str, board: Board, image: FirmwareImage) -> None:
+    sizes, elsewhere = image.sizes, sum(image.arena_parts.values())
+    apart = [(region, image.arena_parts.get(region.name, 0)) for region in board.arena]
     flash = {"weights": sizes.weights, "code": sizes.code, "other constants": sizes.rodata + sizes.data}
-    ram = {"arena": sizes.arena, "stack": sizes.stack, "buffers and variables": sizes.data + sizes.bss}
+    ram = {"arena": sizes.arena - elsewhere, "stack": sizes.stack, "buffers and variables": sizes.data + sizes.bss}
     for memory, total, limit, parts in (
         ("flash", sizes.flash_total, board.flash.bytes, flash),
-        ("RAM", sizes.ram_total, board.ram.bytes, ram),
+        ("RAM", sizes.ram_total - elsewhere, board.ram.bytes, ram),
+        *((region.name, part, region.bytes, {"arena": part}) for region, part in apart),
     ):
         if total > limit:
             ranking = sorted(parts.items(), key=lambda part: -part[1])

@@ -15,6 +15,7 @@ from sgsc_micro.files import sha256_bytes
 ELF_NAME = "firmware.elf"
 BINARY_NAME = "firmware.bin"
 _BUILD_ID = ".note.gnu.build-id"
+_PART = ".arena."
 _NOTE_HEADER_BYTES = 16
 
 
@@ -27,11 +28,13 @@ class Sizes:
     rodata: int
     data: int
     arena: int
+    """All of its parts, whatever memory they lie in."""
     bss: int
     stack: int
     flash_total: int
     """What is flashed, alignment included."""
     ram_total: int
+    """From the start of RAM to the last variable, and the arena's parts elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +47,8 @@ class FirmwareImage:
     sha256: str
     crc32: int
     sizes: Sizes
+    arena_parts: dict[str, int]
+    """Bytes of the arena by the memory of the board's that is for it alone."""
 
 
 def read_image(folder: Path) -> FirmwareImage:
@@ -60,17 +65,18 @@ def read_image(folder: Path) -> FirmwareImage:
     except (ELFError, KeyError) as error:
         raise SgscError(f"{elf}: not a whole firmware image", hint="build it again") from error
     build_id = note[_NOTE_HEADER_BYTES:].hex()
+    parts = {name.removeprefix(_PART): int(s["sh_size"]) for name, s in sections.items() if name.startswith(_PART)}
     size = {name: int(section["sh_size"]) for name, section in sections.items()}
     sizes = Sizes(
         weights=size.get(".weights", 0),
         code=size[".text"],
         rodata=size.get(".rodata", 0) + size[_BUILD_ID],
         data=size.get(".data", 0),
-        arena=size.get(".arena", 0),
+        arena=size.get(".arena", 0) + sum(parts.values()),
         bss=size[".bss"],
         stack=size[".stack"],
         flash_total=len(content),
         # The stack lies first in RAM and .bss last: see link.ld.j2.
-        ram_total=sections[".bss"]["sh_addr"] + size[".bss"] - sections[".stack"]["sh_addr"],
+        ram_total=sections[".bss"]["sh_addr"] + size[".bss"] - sections[".stack"]["sh_addr"] + sum(parts.values()),
     )
-    return FirmwareImage(elf, binary, build_id, sha256_bytes(content), zlib.crc32(content), sizes)
+    return FirmwareImage(elf, binary, build_id, sha256_bytes(content), zlib.crc32(content), sizes, parts)

@@ -16,13 +16,15 @@ from pathlib import Path
 import tvm
 
 from sgsc_micro.errors import SgscError
+from sgsc_micro.importers.onnx import from_onnx
 from sgsc_micro.importers.tflite import from_tflite
 from sgsc_micro.importers.torch import from_torch, load_torch
 
-__all__ = ["from_tflite", "from_torch", "load_model", "load_torch"]
+__all__ = ["from_onnx", "from_tflite", "from_torch", "load_model", "load_torch"]
 
 _FORMATS: dict[str, Callable[[Path], tvm.IRModule]] = {
     ".tflite": from_tflite,
+    ".onnx": from_onnx,
     ".pt2": lambda path: from_torch(load_torch(path)),
 }
 

@@ -21,7 +21,7 @@ import tvm
 from tvm import relax
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.ir import bindings_of, constant_of, shape_of
+from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
 
 _TO_NHWC = (0, 2, 3, 1)
 _ELEMENTWISE = {"relax.nn.relu", "relax.clip"}
@@ -153,7 +153,28 @@ class _Rewriter:
             return self._emit(relax.op.add(self.new[a], self.new[b]))
         activation, bias = (a, b) if a in self.new else (b, a)
         self._keep_order(var, activation)
-        return self._emit(relax.op.add(self.new[activation], self._dequantized(*self._weights(bias))))
+        return self._emit(relax.op.add(self.new[activation], self._bias(activation, bias)))
+
+    def _bias(self, accumulator: relax.Var, bias: relax.Expr) -> relax.Var:
+        """A bias as int32; one that was left in float, as PT2E leaves it, is rounded to the accumulator's scale."""
+        shaped = self.calls.get(bias)
+        values = shaped.args[0] if shaped is not None and shaped.op.name == "relax.reshape" else bias
+        if not is_constant(values):
+            return self._dequantized(*self._weights(bias))
+        layer = self.calls[accumulator]
+        source = self.integers.get(self.new[layer.args[0]])
+        if source is None:
+            raise SgscError("importer: a layer reads a tensor that is not quantised", hint="quantise every activation")
+        weights, dequantize = self._weights(layer.args[1])
+        x_scale, w_scales = (np.float64(constant_of(call.args[1])) for call in (source, dequantize))
+        scales = np.broadcast_to(x_scale * w_scales, len(weights))
+        integers = np.floor(constant_of(values).ravel().astype(np.float64) / scales + 0.5)
+        if np.abs(integers).max() >= 2**31:
+            raise SgscError(
+                "importer: a bias leaves int32 at its accumulator's scale", hint="use coarser weight scales"
+            )
+        parameters = relax.const(scales.astype(np.float32)), relax.const(np.zeros(len(weights), np.int8))
+        return self._emit(relax.op.dequantize(relax.const(integers.astype(np.int32)), *parameters, axis=0))
 
     def _conv2d(self, var: relax.Var, call: relax.Call) -> relax.Var:
         weights, dequantize = self._weights(call.args[1])

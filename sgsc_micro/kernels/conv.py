@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
@@ -21,34 +21,56 @@ from sgsc_micro.kernels.builder import (
     run,
 )
 from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.kernels.elementwise import Computation, adding
 from sgsc_micro.kernels.pack import Run, Segment, pack, runs
-from sgsc_micro.passes.operators import Conv2D, Dense
-from sgsc_micro.storage import row_bytes
+from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 
 Shape = tuple[int, ...]
 
 
-def dense(name: str, operator: Dense, inputs: list[Shape], output: Shape) -> Kernel:
-    """A dense layer is a convolution of one tap; its rows are pixels."""
-    weights = operator.weights[:, None, None, :]
-    as_conv = Conv2D(weights, operator.scales, operator.bias, operator.input, operator.output, operator.per_tensor)
-    rows = math.prod(output[:-1])
-    return conv2d(name, as_conv, [(1, rows, 1, inputs[0][-1])], (1, rows, 1, output[-1]))
-
-
-def conv2d(name: str, operator: Conv2D, inputs: list[Shape], output: Shape) -> Kernel:
-    """The kernel of a convolution from NHWC ``inputs[0]`` to NHWC ``output``.
+def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+    """The kernel of a convolution, transposed or not, or of a dense layer; with a residual add at its end or without.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
-    constants = Constants(name)
+    if isinstance(operator, Residual):
+        constants = Constants(name)
+        return _convolution(
+            operator.weighted, inputs, output, constants, adding(operator.add, constants), operator.number
+        )
+    return _convolution(operator, inputs, output, Constants(name))
+
+
+def _convolution(
+    operator: Weighted,
+    inputs: list[Shape],
+    output: Shape,
+    constants: Constants,
+    add: Computation | None = None,
+    number: int = 0,
+) -> Kernel:
+    """``add`` takes the result as its operand ``number``, and what lies at the same place of the second input."""
+    if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
+        kernels = operator.weights[:, None, None, :]
+        operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
+        inputs, output = (
+            [(1, math.prod(shape[:-1]), 1, shape[-1]) for shape in inputs],
+            (1, math.prod(output[:-1]), 1, output[-1]),
+        )
     weights = constants.words("weights", pack(operator.weights, operator.widths))
     bias = constants.integers("bias", operator.bias)
     multipliers = [operator.output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
     requantise = Requantiser(constants, operator.output, multipliers, operator.accumulator_bound())
-    row = max(row_bytes(int(bits), operator.taps) for bits in np.unique(operator.widths))
-    with kernel(name, inputs, output, constants, row) as built:
-        body = _Body(built, operator, inputs[0], weights, bias, requantise)
+    with kernel(constants.layer, inputs, output, constants, operator.scratch_bytes) as built:
+
+        def end(accumulator: Expression, position: list[Expression]) -> Expression:
+            value = requantise(built, accumulator, position[-1])
+            if add is None:
+                return value
+            operands = [bind("value", value), built.input(1)[position]]
+            return add(built, *(operands if number == 0 else reversed(operands)))
+
+        body = _Body(built, operator, inputs[0], weights, bias, end)
         _, height, width, _ = output
         with loops(oy=height, ox=width) as pixel:
             for groups in runs(operator.widths, operator.groups, operator.taps):
@@ -66,7 +88,8 @@ class _Body:
     shape: Shape
     weights: Entry
     bias: Entry
-    requantise: Requantiser
+    end: Callable[[Expression, list[Expression]], Expression]
+    """From an accumulator and its position in the output to the int8 that is stored there."""
 
     def emit(self, pixel: list[Expression], groups: Run, g: Expression) -> None:
         """Group ``g`` of a run of groups alike; one that has no weights left reads nothing."""
@@ -118,7 +141,8 @@ class _Body:
                 words = built.address(self.weights, first_word + plane.offset)
                 dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
                 accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
-            T.buffer_store(built.output, self.requantise(built, accumulator, channel), [0, *pixel, channel])
+            position = [tirx.const(0, "int32"), *pixel, channel]
+            T.buffer_store(built.output, self.end(accumulator, position), position)
 
 
 def _upsampled(position: Expression, extent: int, factor: int) -> tuple[Expression, list[Expression]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
@@ -11,35 +12,55 @@ from tvm.script.ir_builder import tirx as T
 from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, call, kernel, loop, loops
 from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.passes.operators import Add, Lookup, Multiply, Quantisation, Requantize
-from sgsc_micro.passes.requantise import ADD_BITS, DoubleRounding, Multiplier
+from sgsc_micro.passes.requantise import ADD_BITS, DoubleRounding
 
 Shape = tuple[int, ...]
 Combine = Callable[..., Expression]
 """From centred values, one of each input, to the accumulator."""
 
 
+@dataclass(frozen=True)
+class Computation:
+    """One int8 value of an elementwise operator from one of each input: centre, combine, requantise."""
+
+    quantisations: tuple[Quantisation, ...]
+    combine: Combine
+    requantise: Requantiser
+
+    def __call__(self, built: Kernel, *values: Expression) -> Expression:
+        """int8 of int8 ``values``."""
+        centred = (
+            T.Cast("int32", value) - quantisation.zero_point
+            for value, quantisation in zip(values, self.quantisations, strict=True)
+        )
+        return self.requantise(built, self.combine(*centred), 0)
+
+
 def add(name: str, operator: Add, inputs: list[Shape], output: Shape) -> Kernel:
     """Both inputs at 20 fraction bits of one scale, summed; or their difference."""
     constants = Constants(name)
-    combine, multiplier, bound = _tflite_sum(operator) if operator.output.rounding == "tflite" else _sum(operator)
-    requantise = Requantiser(constants, operator.output, [multiplier], np.array([bound]))
-    return _elementwise(name, constants, operator.inputs, combine, requantise, inputs, output)
+    return _elementwise(name, constants, adding(operator, constants), inputs, output)
 
 
-def _sum(operator: Add) -> tuple[Combine, Multiplier, int]:
+def adding(operator: Add, constants: Constants) -> Computation:
+    """What an add or a subtract does to two values."""
+    combine, scale, bound = _tflite_sum(operator) if operator.output.rounding == "tflite" else _sum(operator)
+    requantise = Requantiser(constants, operator.output, [operator.output.multiplier(scale)], np.array([bound]))
+    return Computation(operator.inputs, combine, requantise)
+
+
+def _sum(operator: Add) -> tuple[Combine, float, int]:
     """Coefficients of 20 fraction bits of the larger scale."""
     largest = max(quantisation.scale for quantisation in operator.inputs)
     a, b = (math.floor(2.0**ADD_BITS * (quantisation.scale / largest) + 0.5) for quantisation in operator.inputs)
     bound = a * operator.inputs[0].reach + b * operator.inputs[1].reach
-    multiplier = operator.output.multiplier(largest / 2.0**ADD_BITS)
-    return lambda x, y: x * a + y * (operator.sign * b), multiplier, bound
+    return lambda x, y: x * a + y * (operator.sign * b), largest / 2.0**ADD_BITS, bound
 
 
-def _tflite_sum(operator: Add) -> tuple[Combine, Multiplier, int]:
+def _tflite_sum(operator: Add) -> tuple[Combine, float, int]:
     """Each input shifted left by 20 bits, brought to twice the larger scale and rounded; then summed."""
-    scales = [operator.precision(quantisation.scale) for quantisation in operator.inputs]
-    twice, output_scale = 2 * max(scales), operator.precision(operator.output.quantisation.scale)
-    scalings = [DoubleRounding.of(float(scale / twice)) for scale in scales]
+    twice = 2 * max(quantisation.scale for quantisation in operator.inputs)
+    scalings = [DoubleRounding.of(quantisation.scale / twice) for quantisation in operator.inputs]
 
     def combine(*values: Expression) -> Expression:
         a, b = (
@@ -50,7 +71,7 @@ def _tflite_sum(operator: Add) -> tuple[Combine, Multiplier, int]:
 
     reaches = zip(operator.inputs, scalings, strict=True)
     bound = sum(scaling.apply(quantisation.reach << ADD_BITS) for quantisation, scaling in reaches)
-    return combine, DoubleRounding.of(float(twice / (2**ADD_BITS * output_scale))), bound
+    return combine, twice / 2.0**ADD_BITS, bound
 
 
 def multiply(name: str, operator: Multiply, inputs: list[Shape], output: Shape) -> Kernel:
@@ -59,7 +80,8 @@ def multiply(name: str, operator: Multiply, inputs: list[Shape], output: Shape) 
     a, b = operator.inputs
     multipliers, bounds = [operator.output.multiplier(a.scale * b.scale)], np.array([a.reach * b.reach])
     requantise = Requantiser(constants, operator.output, multipliers, bounds)
-    return _elementwise(name, constants, operator.inputs, lambda x, y: x * y, requantise, inputs, output)
+    compute = Computation(operator.inputs, lambda x, y: x * y, requantise)
+    return _elementwise(name, constants, compute, inputs, output)
 
 
 def requantize(name: str, operator: Requantize, inputs: list[Shape], output: Shape) -> Kernel:
@@ -67,7 +89,8 @@ def requantize(name: str, operator: Requantize, inputs: list[Shape], output: Sha
     constants = Constants(name)
     multipliers, bounds = [operator.output.multiplier(operator.input.scale)], np.array([operator.input.reach])
     requantise = Requantiser(constants, operator.output, multipliers, bounds)
-    return _elementwise(name, constants, (operator.input,), lambda x: x, requantise, inputs, output)
+    compute = Computation((operator.input,), lambda x: x, requantise)
+    return _elementwise(name, constants, compute, inputs, output)
 
 
 def lookup(name: str, operator: Lookup, _inputs: list[Shape], output: Shape) -> Kernel:
@@ -80,25 +103,14 @@ def lookup(name: str, operator: Lookup, _inputs: list[Shape], output: Shape) -> 
     return built
 
 
-def _elementwise(
-    name: str,
-    constants: Constants,
-    quantisations: tuple[Quantisation, ...],
-    combine: Combine,
-    requantise: Requantiser,
-    inputs: list[Shape],
-    output: Shape,
-) -> Kernel:
-    """out[i] = requantise(combine(in0[i] - zero_point0, ...)), flat where no input is broadcast."""
+def _elementwise(name: str, constants: Constants, compute: Computation, inputs: list[Shape], output: Shape) -> Kernel:
+    """out[i] = compute(in0[i], ...), flat where no input is broadcast."""
     if all(math.prod(shape) == math.prod(output) for shape in inputs):
         inputs, output = [(math.prod(output),)] * len(inputs), (math.prod(output),)
     with kernel(name, [shape or (1,) for shape in inputs], output, constants) as built:
         with loops(**{f"i{axis}": extent for axis, extent in enumerate(output)}) as position:
-            values = [
-                T.Cast("int32", built.input(number)[_broadcast(position, shape)]) - quantisation.zero_point
-                for number, (shape, quantisation) in enumerate(zip(inputs, quantisations, strict=True))
-            ]
-            T.buffer_store(built.output, requantise(built, combine(*values), 0), position)
+            values = [built.input(number)[_broadcast(position, shape)] for number, shape in enumerate(inputs)]
+            T.buffer_store(built.output, compute(built, *values), position)
     return built
 
 

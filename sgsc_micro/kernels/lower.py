@@ -12,7 +12,6 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels import conv, elementwise, move, pool, reduce
 from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
 from sgsc_micro.kernels.constants import Constants, Entry
@@ -30,7 +29,7 @@ from sgsc_micro.passes.operators import (
     Multiply,
     Pad,
     Requantize,
-    Reshape,
+    Residual,
     ResizeBilinear,
     Slice,
     Softmax,
@@ -39,12 +38,13 @@ from sgsc_micro.passes.operators import (
     Transpose,
     TransposedConv2D,
 )
-from sgsc_micro.passes.plan import ALIGNMENT, INPUT, OUTPUT, Plan, read_plan
+from sgsc_micro.passes.plan import Plan, Resident, read_plan
 
 BUILDERS: dict[type, Callable[..., Kernel]] = {
-    Conv2D: conv.conv2d,
-    TransposedConv2D: conv.conv2d,
-    Dense: conv.dense,
+    Conv2D: conv.weighted,
+    TransposedConv2D: conv.weighted,
+    Dense: conv.weighted,
+    Residual: conv.weighted,
     Add: elementwise.add,
     Subtract: elementwise.add,
     Multiply: elementwise.multiply,
@@ -75,11 +75,6 @@ class Lowered:
     graph: Graph
     plan: Plan
 
-    @property
-    def arena_bytes(self) -> int:
-        """Size of the one static buffer; never 0, which C has no arrays of."""
-        return max(self.plan.arena_bytes, ALIGNMENT)
-
 
 def lower(module: tvm.IRModule) -> Lowered:
     """Build every kernel of a module that went through :func:`sgsc_micro.passes.optimise`.
@@ -87,50 +82,60 @@ def lower(module: tvm.IRModule) -> Lowered:
     Errors: ``SgscError`` naming the layer whose accumulator could overflow.
     """
     graph, plan = read_graph(module), read_plan(module)
+    owners = graph.owners()
     constants = Constants("constants")
     tensors = {name: constants.integers(name, values.ravel()) for name, values in graph.constants.items()}
     functions: dict[str, tirx.PrimFunc] = {}
     calls: list[tuple[Node, Kernel, dict[str, int]]] = []
     for node in graph.nodes:
-        if isinstance(node.operator, Reshape):
+        if owners[node.output] != node.output:
             continue
         shapes = [graph.shapes[tensor] for tensor in node.inputs]
         built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
-    if not calls or plan.tensors[graph.output_tensor] != OUTPUT:
-        raise SgscError("the network computes nothing", hint="its output is its input")
     lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan)
     lowered.module["network"] = _network(lowered, calls)
     return lowered
 
 
 def _network(lowered: Lowered, calls: list[tuple[Node, Kernel, dict[str, int]]]) -> tirx.PrimFunc:
-    """``network(in0, out, arena, pools...)``: each kernel on its places."""
-    graph, plan = lowered.graph, lowered.plan
+    """``network(in0, out, arenas..., pools...)``: each kernel on its places; ``in0`` and ``out`` may be among them."""
+    graph, plan, owners = lowered.graph, lowered.plan, lowered.graph.owners()
 
     with IRBuilder() as builder:
         with T.prim_func(s_tir=True):
             T.func_name("network")
-            T.func_attr({"global_symbol": "network", "tir.noalias": True})
+            T.func_attr({"global_symbol": "network"})
             shapes: Shapes = {
                 "in0": ((int(np.prod(graph.shapes[graph.input_tensor])),), "int8"),
                 "out": ((int(np.prod(graph.shapes[graph.output_tensor])),), "int8"),
-                "arena": ((lowered.arena_bytes,), "int8"),
             }
+            shapes |= {arena(number): ((part.bytes,), "int8") for number, part in enumerate(plan.parts)}
             buffers = parameters(shapes | pool_shapes(lowered.constants))
-            arena, places = buffers["arena"], {INPUT: buffers["in0"], OUTPUT: buffers["out"]}
+            callers = {owners[graph.input_tensor]: buffers["in0"], owners[graph.output_tensor]: buffers["out"]}
+
+            def lies(resident: Resident) -> Any:
+                return T.address_of(buffers[arena(resident.part)][resident.offset])
 
             def place(tensor: str) -> Any:
-                if entry := lowered.tensors.get(tensor):
+                owner = owners[tensor]
+                if owner in lowered.tensors:
+                    entry = lowered.tensors[owner]
                     return T.address_of(buffers[entry.pool][entry.offset])
-                offset = plan.tensors[tensor]
-                return T.address_of(places[offset][0] if offset in places else arena[offset])
+                if owner in callers:
+                    return T.address_of(callers[owner][0])
+                return lies(plan.tensors[owner])
 
             for node, built, bases in calls:
                 arguments = [*(place(tensor) for tensor in node.inputs), place(node.output)]
                 if "scratch" in built.buffers:
-                    arguments.append(T.address_of(arena[plan.scratch[node.name]]))
+                    arguments.append(lies(plan.scratch[node.name]))
                 arguments += [T.address_of(buffers[name][bases[name]]) for name in built.constants.used]
                 run(node.name, *arguments)
     return builder.get()
+
+
+def arena(part: int) -> str:
+    """The name in C of a part of the arena, behind ``model_``."""
+    return f"arena_{part}" if part else "arena"

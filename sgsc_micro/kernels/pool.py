@@ -32,7 +32,7 @@ def average_pool(name: str, operator: AveragePool, inputs: list[Shape], output: 
         with _windows(built, operator, inputs[0], output) as (position, window, count):
             total = call("sgsc_window_sum", *window)
             if requantise is None:
-                value = T.Cast("int8", T.min(T.max(call("sgsc_divide", total, count), low), high))
+                value = call("sgsc_clamp", call("sgsc_divide", total, count), low, high, dtype="int8")
             else:
                 centred = total - count * operator.input.zero_point
                 value = requantise(built, centred, count - int(counts[0]))
@@ -83,8 +83,8 @@ def resize_bilinear(name: str, operator: ResizeBilinear, inputs: list[Shape], ou
                     T.Cast("int32", built.input()[0, iy, ix, c]) * wy * wx for iy, wy in rows for ix, wx in columns
                 ]
                 total = terms[0] + terms[1] + terms[2] + terms[3]
-                rounded = T.min(T.max(call("sgsc_divide", total, 1 << 2 * RESIZE_BITS), low), high)
-                T.buffer_store(built.output, T.Cast("int8", rounded), [0, y, x, c])
+                rounded = call("sgsc_divide", total, 1 << 2 * RESIZE_BITS)
+                T.buffer_store(built.output, call("sgsc_clamp", rounded, low, high, dtype="int8"), [0, y, x, c])
     return built
 
 

@@ -81,8 +81,7 @@ def matmul(name: str, operator: BatchMatMul, inputs: list[Shape], output: Shape)
     constants = Constants(name)
     (left, right), depth = inputs, inputs[0][-1]
     a, b = operator.inputs
-    multipliers = [operator.output.multiplier(operator.output.product(a.scale, b.scale))]
-    bounds = np.array([depth * a.reach * b.reach])
+    multipliers, bounds = [operator.output.multiplier(a.scale * b.scale)], np.array([depth * a.reach * b.reach])
     requantise = Requantiser(constants, operator.output, multipliers, bounds)
     *batch, rows, columns = output
     with kernel(name, [(math.prod(left),), (math.prod(right),)], output, constants) as built:

@@ -1,4 +1,4 @@
-"""Relax to Relax: fuse quantised operators, fold constants, remove dead channels, group by width, plan the arena."""
+"""Relax to Relax: fuse quantised operators, fold constants, prune channels, group them by width, plan the arena."""
 
 import tvm
 
@@ -6,12 +6,25 @@ from sgsc_micro.passes.fold import FoldConstants
 from sgsc_micro.passes.fuse import FuseQuantizedOps
 from sgsc_micro.passes.plan import PlanMemory
 from sgsc_micro.passes.prune import PruneChannels
+from sgsc_micro.passes.residual import FuseResidual
 from sgsc_micro.passes.sort import SortChannels
+from sgsc_micro.targets import Board
 
-__all__ = ["FoldConstants", "FuseQuantizedOps", "PlanMemory", "PruneChannels", "SortChannels", "optimise"]
+__all__ = [
+    "FoldConstants",
+    "FuseQuantizedOps",
+    "FuseResidual",
+    "PlanMemory",
+    "PruneChannels",
+    "SortChannels",
+    "optimise",
+]
 
 
-def optimise(module: tvm.IRModule) -> tvm.IRModule:
-    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`."""
-    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), PlanMemory()]
+def optimise(module: tvm.IRModule, board: Board | None = None) -> tvm.IRModule:
+    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`; its arena in ``board``'s memories.
+
+    Errors: ``SgscError`` naming an operator that cannot be lowered, or a tensor that no memory has room for.
+    """
+    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), FuseResidual(), PlanMemory(board)]
     return tvm.transform.Sequential(passes)(module)

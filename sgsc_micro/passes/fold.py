@@ -6,17 +6,20 @@ after:  conv2d_0 padding 2, 1, 2, 1                       where what is padded s
 before: requantize_0 -> lookup_0                          after: lookup_0 with the table of both
 before: transpose_0(constant) -> multiply_0(x, .)         after: multiply_0(x, constant)
 before: requantize_0 from a scale and zero point to the same, transpose_0 that moves nothing: gone
+
+before: output = reshape_0(input)                         after: output = slice_0(reshape_0(input)), all of it: a copy
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 
 import numpy as np
 import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Lookup, Operator, Pad, Requantize
+from sgsc_micro.passes.operators import Conv2D, Lookup, Operator, Pad, Requantize, Slice
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
@@ -29,10 +32,22 @@ class FoldConstants:
 
 
 def fold(graph: Graph) -> Graph:
-    """See the module. One step at a time until nothing is left to do."""
+    """See the module. One step at a time until nothing is left to do; then something has to write the output."""
     while (folded := _step(graph)) is not None:
         graph = folded
-    return graph
+    return _with_written_output(graph)
+
+
+def _with_written_output(graph: Graph) -> Graph:
+    tensor = graph.output_tensor
+    if graph.owners()[tensor] not in (graph.input_tensor, *graph.constants):
+        return graph
+    shape = graph.shapes[tensor]
+    names = {*graph.shapes, *(node.name for node in graph.nodes)}
+    name, copied = (next(f"{kind}{n}" for n in count() if f"{kind}{n}" not in names) for kind in ("slice_", "t"))
+    whole = Slice((0,) * len(shape), (1,) * len(shape), shape)
+    nodes = (*graph.nodes, Node(name, whole, (tensor,), copied))
+    return replace(graph, nodes=nodes, output_tensor=copied, shapes=graph.shapes | {copied: shape})
 
 
 def _step(graph: Graph) -> Graph | None:
@@ -57,8 +72,6 @@ def _step(graph: Graph) -> Graph | None:
 def _does_nothing(graph: Graph, node: Node) -> bool:
     if len(node.inputs) > 1 or graph.shapes[node.inputs[0]] != graph.shapes[node.output]:
         return False
-    if (node.inputs[0], node.output) == (graph.input_tensor, graph.output_tensor):
-        return False  # the network has to have something to do
     return node.operator.is_identity
 
 

@@ -48,6 +48,14 @@ class Graph:
         """The nodes that read ``tensor``."""
         return [node for node in self.nodes if tensor in node.inputs]
 
+    def owners(self) -> dict[str, str]:
+        """Tensor -> the tensor whose bytes it is: its own, or those of what it is a reshape of."""
+        owner = {tensor: tensor for tensor in self.shapes}
+        for node in self.nodes:
+            if isinstance(node.operator, Reshape):
+                owner[node.output] = owner[node.inputs[0]]
+        return owner
+
     def in_step(self, node: Node) -> bool:
         """Whether channel c of the node's output depends on channel c of its inputs alone."""
         tensors = (*node.inputs, node.output)

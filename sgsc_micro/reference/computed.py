@@ -26,23 +26,23 @@ def add(rounding: str, _call: relax.Call, a: Value, b: Value) -> Value:
         if bias.q.ndim != 2 or not np.allclose(bias.scale, a.scale, rtol=1e-5, atol=0):
             raise SgscError("reference: a bias is not at the scale of its accumulator")
         return Accumulator(a.integers + bias.centred, a.scale)
-    return _sum(rounding, dequantised(a), dequantised(b), 1, np.float64)
+    return _sum(rounding, dequantised(a), dequantised(b), 1)
 
 
 def subtract(rounding: str, _call: relax.Call, a: Value, b: Value) -> Value:
-    """a - b; TFLite's ratios of scales are float32 here."""
-    return _sum(rounding, dequantised(a), dequantised(b), -1, np.float32 if rounding == "tflite" else np.float64)
+    """a - b."""
+    return _sum(rounding, dequantised(a), dequantised(b), -1)
 
 
-def _sum(rounding: str, a: Dequantised, b: Dequantised, sign: int, precision: type[np.floating]) -> Accumulator:
-    values, scales = aligned(a.centred, b.centred), [t.scale.astype(precision) for t in (a, b)]
+def _sum(rounding: str, a: Dequantised, b: Dequantised, sign: int) -> Accumulator:
+    values, scales = aligned(a.centred, b.centred), [t.scale.astype(np.float64) for t in (a, b)]
     largest = np.maximum(*scales)
     if rounding == "single":
         x, y = (v * int(np.floor(2.0**ADD_BITS * (s / largest) + 0.5)) for v, s in zip(values, scales, strict=True))
         return Accumulator(x + sign * y, np.asarray(largest / 2.0**ADD_BITS))
     twice = 2 * largest
     x, y = (exact.requantise_twice(v << ADD_BITS, np.asarray(s / twice)) for v, s in zip(values, scales, strict=True))
-    return Accumulator(x + sign * y, np.asarray(twice / precision(2**ADD_BITS)))
+    return Accumulator(x + sign * y, np.asarray(twice / 2.0**ADD_BITS))
 
 
 def multiply(_rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:

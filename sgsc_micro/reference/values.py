@@ -39,10 +39,9 @@ class Dequantised:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """scale / count * integers: int64 [N, ...]; ``scale`` broadcastable to it.
+    """scale / count * integers: int64 [N, ...]; ``scale`` float64, broadcastable to it.
 
-    The ratio to the output's scale is computed in the type ``scale`` has. ``count`` is what TFLite divides its
-    multiplier by in a mean.
+    ``count`` is what TFLite divides its multiplier by in a mean.
     """
 
     integers: np.ndarray
@@ -51,7 +50,7 @@ class Accumulator:
 
     def steps(self, scale: np.float32, _zero_point: int, rounding: str) -> np.ndarray:
         """int64: the real value in steps of ``scale``, rounded."""
-        ratio = self.scale / self.scale.dtype.type(scale)
+        ratio = self.scale / float(scale)
         if rounding == "single":
             return exact.requantise_single(self.integers, ratio)
         return exact.requantise_twice(self.integers, ratio, self.count)

@@ -70,7 +70,10 @@ def conv2d(_rounding: str, call: relax.Call, x: Value, w: Value) -> Accumulator:
 
 
 def conv2d_transpose(_rounding: str, call: relax.Call, x: Value, w: Value) -> Accumulator:
-    """Every pixel of [N, 1, H, W, C] adds itself times the kernel [1, O, kh, kw, C] to the output, which is cropped."""
+    """Every pixel of [N, 1, H, W, C] adds itself times the kernel [1, O, kh, kw, C] to the output, which is cropped.
+
+    ``output_padding`` is rows below and columns to the right that no pixel reaches.
+    """
     x, w, attrs = dequantised(x), dequantised(w), call.attrs
     kernels = w.centred[0]
     outputs, kh, kw, _ = kernels.shape
@@ -78,7 +81,9 @@ def conv2d_transpose(_rounding: str, call: relax.Call, x: Value, w: Value) -> Ac
     image = x.floats(dtype)
     height, width = image.shape[2:4]
     (sy, sx), (top, left, bottom, right) = numbers(attrs.strides), numbers(attrs.padding)
-    total = np.zeros((*image.shape[:2], (height - 1) * sy + kh, (width - 1) * sx + kw, outputs), dtype)
+    below, beside = numbers(attrs.output_padding)
+    sides = (height - 1) * sy + kh + below, (width - 1) * sx + kw + beside
+    total = np.zeros((*image.shape[:2], *sides, outputs), dtype)
     for dy in range(kh):
         for dx in range(kw):
             place = total[:, :, dy : dy + (height - 1) * sy + 1 : sy, dx : dx + (width - 1) * sx + 1 : sx]
@@ -87,7 +92,7 @@ def conv2d_transpose(_rounding: str, call: relax.Call, x: Value, w: Value) -> Ac
     return Accumulator(cropped.astype(np.int64), _product(x.scale, w.scale))
 
 
-def matmul(rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
+def matmul(_rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
     """[N, ..., M, K] times [N, ..., K, P] or a constant [1, K, P]."""
     a, b = dequantised(a), dequantised(b)
     left, right = a.floats(np.float64), b.floats(np.float64)
@@ -96,10 +101,7 @@ def matmul(rounding: str, _call: relax.Call, a: Value, b: Value) -> Accumulator:
         total = total.reshape(*left.shape[:-1], right.shape[-1])
     else:
         total = np.matmul(*aligned(left, right))
-    scale = _product(a.scale, b.scale)
-    if rounding == "tflite" and scale.ndim == 0:
-        scale = (a.scale * b.scale).astype(np.float64)  # in float32 first
-    return Accumulator(total.astype(np.int64), scale)
+    return Accumulator(total.astype(np.int64), _product(a.scale, b.scale))
 
 
 def aligned(a: np.ndarray, b: np.ndarray) -> list[np.ndarray]:

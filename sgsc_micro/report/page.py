@@ -29,11 +29,16 @@ class Part:
 
 
 def write_report(
-    folder: Path, manifest: dict[str, Any], journal: list[dict[str, Any]], certificate: dict[str, Any]
+    folder: Path,
+    manifest: dict[str, Any],
+    memory_map: str,
+    journal: list[dict[str, Any]],
+    certificate: dict[str, Any],
 ) -> Path:
     """Write ``report.html`` into the build folder and return its path; the same arguments give the same bytes.
 
-    ``journal`` holds the guarded run's steps, without the line that identifies the run; empty where there was none.
+    ``memory_map`` is the library's picture of its arena, SVG; ``journal`` holds the guarded run's steps, without the
+    line that identifies the run; empty where there was none.
 
     Raises SgscError if manifest and certificate are not about the same model.
     """
@@ -52,6 +57,7 @@ def write_report(
         flash=_flash(firmware) if firmware else [],
         ram=_ram(firmware) if firmware else [],
         average_bits=_average_bits(manifest["layers"]),
+        memory_map=Markup(memory_map),
         widths_chart=Markup(charts.widths(manifest["layers"])),
         journal_chart=Markup(charts.guarded_loop(journal)) if journal else "",
         check_command=_check_command(folder, place, certificate["target"]),

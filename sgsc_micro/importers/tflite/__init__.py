@@ -9,7 +9,7 @@ from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.tflite.convert import COMPUTING, Scope
-from sgsc_micro.importers.tflite.model import Model, Operator, Refused, Tensor, read_bytes, read_model
+from sgsc_micro.importers.tflite.model import DAMAGED, Model, Operator, Refused, Tensor, read_bytes, read_model
 from sgsc_micro.importers.tflite.moves import MOVING
 from sgsc_micro.ir import shape_of, with_rounding
 
@@ -42,22 +42,22 @@ class _Importer:
 
     def run(self) -> tvm.IRModule:
         self._check_kind()
-        builder, source, sink = self.scope.builder, self.model.input, self.model.output
+        builder, source = self.scope.builder, self.model.input
         x = relax.Var("x", relax.TensorType(source.shape, "float32"))
         with builder.function("main", [x]):
             with builder.dataflow():
                 self._enter(x, source)
                 for operator in self._computed():
                     self._convert(operator)
-                if self.refusals:
-                    count = "1 operator" if len(self.refusals) == 1 else f"{len(self.refusals)} operators"
-                    listed = "".join(f"\n  {refusal}" for refusal in self.refusals)
-                    raise SgscError(
-                        f"{self.source}: {count} cannot be taken:{listed}",
-                        hint="docs/operators.md lists what can; change the network, or its conversion",
-                    )
-                result = builder.emit_output(self._leave(sink))
+                result = builder.emit_output(self._leave(x))
             builder.emit_func_output(result)
+        if self.refusals:
+            count = "1 thing" if len(self.refusals) == 1 else f"{len(self.refusals)} things"
+            listed = "".join(f"\n  {refusal}" for refusal in self.refusals)
+            raise SgscError(
+                f"{self.source}: {count} cannot be taken:{listed}",
+                hint="docs/operators.md lists what can; change the network, or its conversion",
+            )
         module = relax.transform.DeadCodeElimination(["main"])(builder.finalize())
         return with_rounding(module, "tflite")
 
@@ -83,21 +83,20 @@ class _Importer:
 
     def _enter(self, x: relax.Var, source: Tensor) -> None:
         try:
-            if source.dtype == "float32":
-                self.scope.values[source.index] = x
-            else:
-                self.scope.values[source.index] = self.scope.quantized(x, source)
+            self.scope.values[source.index] = x if source.dtype == "float32" else self.scope.quantized(x, source)
         except Refused as refusal:
-            raise SgscError(f"{self.source}: input: {refusal}", hint="export it with int8 or float32 input") from None
+            self.refusals.append(f"input: {refusal}")
+            self.scope.values[source.index] = self._stand_in(source)
 
-    def _leave(self, sink: Tensor) -> relax.Var:
-        last = self.model.operators[-1] if self.model.operators else None
+    def _leave(self, x: relax.Var) -> relax.Var:
+        last, sink = self.model.operators[-1:], self.model.output
         try:
-            if last is not None and last.kind == "DEQUANTIZE" and sink in last.outputs:
-                sink = last.input(0)
+            if last and last[0].kind == "DEQUANTIZE" and sink in last[0].outputs:
+                sink = last[0].input(0)
             return self.scope.real(sink)
         except Refused as refusal:
-            raise SgscError(f"{self.source}: output: {refusal}", hint="export it with int8 or float32 output") from None
+            self.refusals.append(f"output: {refusal}")
+            return x
 
     def _convert(self, operator: Operator) -> None:
         try:
@@ -105,7 +104,7 @@ class _Importer:
         except Refused as refusal:
             written = ", ".join(f"'{tensor.name}'" for tensor in operator.outputs)
             self.refusals.append(f"operator {operator.index} {operator.kind} ({written}): {refusal}")
-            results = [_stand_in(tensor) for tensor in operator.outputs]
+            results = [self._stand_in(tensor) for tensor in operator.outputs]
         for tensor, result in zip(operator.outputs, results, strict=True):
             self.scope.values[tensor.index] = result
 
@@ -120,7 +119,7 @@ class _Importer:
                     raise Refused(f"reads {tensor}, which is {tensor.dtype}: only int8 is computed on")
         try:
             made = convert(self.scope, operator)
-        except (tvm.error.InternalError, ValueError, TypeError, OverflowError) as error:
+        except (*DAMAGED, tvm.error.InternalError) as error:
             raise Refused(f"makes no sense: {str(error).strip().splitlines()[-1]}") from error
         results = made if isinstance(made, list) else [made]
         if len(results) != len(operator.outputs):
@@ -132,7 +131,6 @@ class _Importer:
                 raise Refused(f"makes {list(shape_of(result))}, {list(tensor.shape)} is stated for {tensor}")
         return results
 
-
-def _stand_in(tensor: Tensor) -> relax.Var:
-    """A tensor nobody computed, so that its readers can be looked at too."""
-    return relax.Var(f"refused_{tensor.index}", relax.TensorType(tensor.shape, "int8"))
+    def _stand_in(self, tensor: Tensor) -> relax.Var:
+        """For a tensor nobody computed, so that its readers can be looked at too."""
+        return self.scope.emit(relax.op.zeros(tensor.shape, "int8"))

@@ -128,7 +128,8 @@ def _rank(tensor: Tensor, rank: int) -> tuple[int, ...]:
 def _weights(scope: Scope, values: np.ndarray, tensor: Tensor) -> relax.Var:
     """[O, ...] at one scale (then float32 of no axes) or one per output channel."""
     scales = tensor.channel_scales(len(values))
-    zero_points = np.zeros(len(values), np.int8)
+    scales = scales if len(tensor.scales) > 1 else scales[0]
+    zero_points = np.zeros(scales.shape, np.int8)
     return scope.emit(
         relax.op.dequantize(
             relax.const(np.ascontiguousarray(values)), relax.const(scales), relax.const(zero_points), axis=0
@@ -195,10 +196,16 @@ def transpose_conv(scope: Scope, op: Operator) -> relax.Var:
         before, _ = padding(options.Padding(), result[axis], size, strides[axis - 1])
         sides.append((before, (image[axis] - 1) * strides[axis - 1] + size - before - result[axis]))
     (top, bottom), (left, right) = sides
-    if bottom < 0 or right < 0:  # rows behind the last that any input reaches: they hold the bias alone
-        raise Refused(f"makes {list(result)} of {list(image)}, more than its kernels reach")
+    behind = max(-bottom, 0), max(-right, 0)  # rows and columns that no input reaches: they hold the bias alone
+    if behind[0] >= strides[0] or behind[1] >= strides[1]:
+        raise Refused(f"makes {list(result)} of {list(image)}, more than its kernels and strides can")
     total = relax.op.nn.conv2d_transpose(
-        scope.real(x), _weights(scope, kernels, w), strides=strides, padding=(top, left, bottom, right), **_LAYOUTS
+        scope.real(x),
+        _weights(scope, kernels, w),
+        strides=strides,
+        padding=(top, left, bottom + behind[0], right + behind[1]),
+        output_padding=behind,
+        **_LAYOUTS,
     )
     total = _biased(scope, scope.emit(total), op, x, w, outputs)
     return scope.activated(total, options.FusedActivationFunction(), op.output)

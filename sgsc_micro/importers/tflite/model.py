@@ -16,6 +16,9 @@ from sgsc_micro.errors import SgscError
 MAX_BYTES = 2**31 - 1
 """Of one tensor: offsets in the generated C are int32."""
 
+DAMAGED = (struct.error, IndexError, TypeError, ValueError, OverflowError, AttributeError)
+"""What reading a flatbuffer raises where its offsets or its values make no sense."""
+
 _DTYPES: dict[int, str] = {
     value: name.lower() for name, value in vars(tflite.TensorType).items() if not name.startswith("_")
 }
@@ -146,14 +149,7 @@ def read_model(content: bytes, source: str) -> Model:
         raise SgscError(f"{source}: not a TFLite model", hint="expected a .tflite flatbuffer (identifier TFL3)")
     try:
         return _Reader(content, source).run()
-    except (
-        struct.error,
-        IndexError,
-        TypeError,
-        ValueError,
-        OverflowError,
-        AttributeError,
-    ) as error:
+    except DAMAGED as error:
         raise SgscError(f"{source}: damaged: {error}", hint="export the model again") from error
 
 

@@ -129,15 +129,18 @@ static inline int32_t sgsc_sub_shifted(int32_t acc, int32_t value, int32_t shift
     return (int32_t)((uint32_t)acc - ((uint32_t)value << shift));
 }
 
+static inline int8_t sgsc_clamp(int32_t q, int32_t low, int32_t high)
+{
+    q = q < low ? low : q;
+    return (int8_t)(q > high ? high : q);
+}
+
 /* clamp(floor((acc * m + 2^(31 + shift)) / 2^(32 + shift)) + zero, low, high); shift in 1..22 */
 static inline int8_t sgsc_requantise(int32_t acc, int32_t m, int32_t shift, int32_t zero, int32_t low, int32_t high)
 {
     const int32_t product = (int32_t)(((int64_t)acc * m) >> 32);
     const int32_t offset = (int32_t)(((uint32_t)zero << shift) + (1u << (shift - 1)));
-    int32_t q = (product + offset) >> shift;
-    q = q < low ? low : q;
-    q = q > high ? high : q;
-    return (int8_t)q;
+    return sgsc_clamp((product + offset) >> shift, low, high);
 }
 
 /* acc * m / 2^(31 + right) in TFLite's two roundings: half up to the high word, then half away from zero; right in 0..31 */
@@ -150,10 +153,7 @@ static inline int32_t sgsc_scale_twice(int32_t acc, int32_t m, int32_t right)
 
 static inline int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, int32_t zero, int32_t low, int32_t high)
 {
-    int32_t q = sgsc_scale_twice(acc, m, right) + zero;
-    q = q < low ? low : q;
-    q = q > high ? high : q;
-    return (int8_t)q;
+    return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
 
 /* value / count, half away from zero; count > 0 */

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from tvm import relax
 
@@ -23,6 +24,7 @@ from sgsc_micro.passes.operators.arithmetic import (
 )
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation
 from sgsc_micro.passes.operators.moves import Concatenate, Pad, Reshape, Slice, Take, Transpose
+from sgsc_micro.passes.operators.residual import Read, Residual, composite_of
 from sgsc_micro.passes.operators.weighted import Conv2D, Dense, TransposedConv2D, Weighted
 from sgsc_micro.passes.requantise import Rounding
 
@@ -44,6 +46,7 @@ __all__ = [
     "Quantisation",
     "Requantize",
     "Reshape",
+    "Residual",
     "ResizeBilinear",
     "Slice",
     "Softmax",
@@ -56,7 +59,7 @@ __all__ = [
     "read_integer_operator",
 ]
 
-_COMPOSITES: dict[str, Callable[[Pieces], tuple[Operator, list[Operand]]]] = {
+_COMPOSITES: Mapping[str, Read] = {
     kind.composite: kind.read
     for kind in (
         Conv2D,
@@ -73,6 +76,10 @@ _COMPOSITES: dict[str, Callable[[Pieces], tuple[Operator, list[Operand]]]] = {
         BatchMatMul,
         ResizeBilinear,
     )
+} | {
+    composite_of(weighted, add): partial(Residual.read, weighted.read, add.read)
+    for weighted in (Conv2D, TransposedConv2D, Dense)
+    for add in (Add, Subtract)
 }
 
 _ON_INTEGERS: dict[str, Callable[[relax.Call], Operator]] = {

@@ -26,6 +26,7 @@ class Binary(_Channelwise):
     """Two activations, each at its own scale, element by element; broadcast as NumPy does."""
 
     relax_op: ClassVar[str] = ""
+    overwrites: ClassVar[tuple[int, ...]] = (0, 1)
     inputs: tuple[Quantisation, Quantisation]
     output: Output
 
@@ -49,8 +50,6 @@ class Add(Binary):
     composite: ClassVar[str] = "sgsc.add"
     relax_op: ClassVar[str] = "add"
     sign: ClassVar[int] = 1
-    precision: ClassVar[type[np.floating]] = np.float64
-    """In which TFLite divides its scales."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,6 @@ class Subtract(Add):
     composite: ClassVar[str] = "sgsc.subtract"
     relax_op: ClassVar[str] = "subtract"
     sign: ClassVar[int] = -1
-    precision: ClassVar[type[np.floating]] = np.float32
 
 
 @dataclass(frozen=True)
@@ -76,6 +74,7 @@ class Requantize(_Channelwise):
     """From one scale and zero point to another."""
 
     composite: ClassVar[str] = "sgsc.requantize"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     input: Quantisation
     output: Output
 
@@ -104,6 +103,7 @@ class Lookup(_Channelwise):
     """Any function of one int8 value; ``table`` int8 [256], from -128 up."""
 
     composite: ClassVar[str] = "sgsc.lookup"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     table: np.ndarray
 
     def constant(self, value: int) -> int | None:
@@ -234,6 +234,7 @@ class Softmax(Operator):
     """Over the last axis, to scale 1/256 and zero point -128."""
 
     composite: ClassVar[str] = "sgsc.softmax"
+    overwrites: ClassVar[tuple[int, ...]] = (0,)
     input: Quantisation
     output: Output
 

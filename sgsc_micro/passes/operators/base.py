@@ -68,10 +68,6 @@ class Output:
         """From an accumulator of real ``scale`` to the output."""
         return multiplier_of(scale / self.quantisation.scale, self.rounding)
 
-    def product(self, a: float, b: float) -> float:
-        """The scale of products of two tensors of one scale each; TFLite multiplies them in float32."""
-        return a * b if self.rounding == "single" else float(np.float32(a) * np.float32(b))
-
     def end(self, accumulator: int, multiplier: Multiplier) -> int:
         """One accumulator as the int8 it becomes."""
         low, high = self.bounds
@@ -94,11 +90,19 @@ class Operator:
     """
 
     composite: ClassVar[str] = ""
+    overwrites: ClassVar[tuple[int, ...]] = ()
+    """Numbers of the inputs that the output may lie over, where it is as large: what is read from a byte on is read
+    before that byte is written."""
 
     @property
     def channelwise(self) -> bool:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
+
+    @property
+    def scratch_bytes(self) -> int:
+        """What its kernel needs of the arena while it runs."""
+        return 0
 
     def constant(self, value: int) -> int | None:
         """What a channel becomes whose input is ``value`` everywhere; None where that is no one value."""
@@ -138,6 +142,16 @@ class Pieces:
             pieces.values[var] = value
             pieces.calls.setdefault(value.op.name, []).append(value)
         return pieces
+
+    def parts(self) -> list[Pieces]:
+        """One after another, each up to its quantize."""
+        parts = [Pieces(self.rounding)]
+        for var, value in self.values.items():
+            parts[-1].values[var] = value
+            parts[-1].calls.setdefault(value.op.name, []).append(value)
+            if value.op.name == "relax.quantize":
+                parts.append(Pieces(self.rounding))
+        return parts[:-1]
 
     def one(self, name: str) -> relax.Call:
         """The first call of an operator."""

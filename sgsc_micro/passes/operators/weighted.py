@@ -11,22 +11,18 @@ from tvm import relax
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
-from sgsc_micro.storage import width_of
+from sgsc_micro.storage import row_bytes, width_of
 
 
 @dataclass(frozen=True, eq=False)
 class Weighted(Operator):
-    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O].
-
-    ``per_tensor``: a dense layer's weights have one scale; TFLite rounds its product with the input's to float32.
-    """
+    """What these have in common. weights int8 [O, ..., I], scales float32 [O], bias int32 [O]."""
 
     weights: np.ndarray
     scales: np.ndarray
     bias: np.ndarray
     input: Quantisation
     output: Output
-    per_tensor: bool = False
 
     @property
     def mixes(self) -> bool:
@@ -43,10 +39,13 @@ class Weighted(Operator):
         """Weights per output channel."""
         return int(np.prod(self.weights.shape[1:]))
 
+    @property
+    def scratch_bytes(self) -> int:
+        """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
+        return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
+
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
-        if self.per_tensor:
-            return np.array([self.output.product(self.input.scale, float(scale)) for scale in self.scales])
         return self.input.scale * self.scales.astype(np.float64)
 
     def accumulator_bound(self) -> np.ndarray:
@@ -55,11 +54,10 @@ class Weighted(Operator):
         return np.abs(self.bias.astype(np.int64)) + flat.sum(axis=1) * self.input.reach
 
     def _constants(self, builder: relax.BlockBuilder) -> tuple[relax.Var, relax.Var]:
-        zeros = np.zeros(len(self.weights), np.int8)
-        of_weights = (self.scales[0], np.int8(0)) if self.per_tensor else (self.scales, zeros)
-        weights = relax.op.dequantize(relax.const(self.weights), *map(relax.const, of_weights), axis=0)
+        zero = relax.const(np.zeros(len(self.weights), np.int8))
+        weights = relax.op.dequantize(relax.const(self.weights), relax.const(self.scales), zero, axis=0)
         bias_scales = relax.const(self.accumulator_scales().astype(np.float32))
-        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, relax.const(zeros), axis=0)
+        bias = relax.op.dequantize(relax.const(self.bias), bias_scales, zero, axis=0)
         return builder.emit(weights), builder.emit(bias)
 
     @staticmethod
@@ -141,19 +139,25 @@ class TransposedConv2D(Conv2D):
         turned = TransposedConv2D(self._turned(self.weights), self.scales, self.bias, self.input, self.output)
         weights, bias = turned._constants(builder)
         real = builder.emit(self.input.dequantize(inputs[0]))
-        cropping = _complement(self.weights.shape[1:3], self.padding)
+        top, left, bottom, right = _complement(self.weights.shape[1:3], self.padding)
+        behind = max(-bottom, 0), max(-right, 0)  # rows and columns that no input reaches
+        cropping = top, left, bottom + behind[0], right + behind[1]
         layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI", "out_layout": "NHWC"}
-        total = relax.op.nn.conv2d_transpose(real, weights, strides=self.upsample, padding=cropping, **layouts)
+        total = relax.op.nn.conv2d_transpose(
+            real, weights, strides=self.upsample, padding=cropping, output_padding=behind, **layouts
+        )
         return self.output.emit(builder, builder.emit(relax.op.add(builder.emit(total), bias)))
 
     @staticmethod
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         attrs = pieces.one("relax.nn.conv2d_transpose").attrs
-        if any(numbers(attrs.output_padding)) or any(v != 1 for v in (*numbers(attrs.dilation), int(attrs.groups))):
-            raise SgscError("a transposed convolution with output padding, dilation or groups cannot be lowered")
+        if any(v != 1 for v in (*numbers(attrs.dilation), int(attrs.groups))):
+            raise SgscError("a transposed convolution with dilation or groups cannot be lowered")
         arguments, operands = Weighted.parts(pieces)
-        padding = _complement(arguments["weights"].shape[1:3], numbers(attrs.padding))
+        (top, left, bottom, right), behind = numbers(attrs.padding), numbers(attrs.output_padding)
+        cropping = top, left, bottom - behind[0], right - behind[1]
+        padding = _complement(arguments["weights"].shape[1:3], cropping)
         arguments["weights"] = TransposedConv2D._turned(arguments["weights"])
         return TransposedConv2D(**arguments, padding=padding, upsample=numbers(attrs.strides)), operands
 
@@ -185,5 +189,4 @@ class Dense(Weighted):
     def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
         """From a composite function."""
         arguments, operands = Weighted.parts(pieces)
-        kernel = pieces.values[pieces.one("relax.permute_dims").args[0]]
-        return Dense(**arguments, per_tensor=constant_of(kernel.args[1]).ndim == 0), operands
+        return Dense(**arguments), operands

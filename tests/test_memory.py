@@ -1,0 +1,270 @@
+"""The arena: where everything lies, that nothing alive shares a byte with anything else, what that does to the C."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tvm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tvm import relax
+
+from sgsc_micro import reference
+from sgsc_micro.codegen import SANITIZERS, HostLibrary, to_stored, write_library
+from sgsc_micro.codegen.host import WARNINGS
+from sgsc_micro.errors import SgscError
+from sgsc_micro.passes import FuseQuantizedOps, FuseResidual, PruneChannels, SortChannels, optimise
+from sgsc_micro.passes.graph import Graph, read_graph
+from sgsc_micro.passes.operators import Add, Reshape, Residual
+from sgsc_micro.passes.placement import Block, Room, allot, arrange, first_fit, height, live_bytes
+from sgsc_micro.passes.plan import Plan, Resident, read_plan
+from tests.graphs import GraphBuilder, Image, random_graph
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+IN_THE_ARENA = """
+#include <stdio.h>
+#include "model.h"
+int main(void)
+{
+    while (fread(MODEL_INPUT, 1, MODEL_INPUT_BYTES, stdin) == MODEL_INPUT_BYTES) {
+        model_run(MODEL_INPUT, MODEL_OUTPUT);
+        fwrite(MODEL_OUTPUT, 1, MODEL_OUTPUT_BYTES, stdout);
+    }
+    return 0;
+}
+"""
+
+
+def run_in_the_arena(library: Path, inputs: np.ndarray) -> np.ndarray:
+    """Outputs of a program whose only buffers are MODEL_INPUT and MODEL_OUTPUT."""
+    program = library.parent / "in_the_arena"
+    program.with_suffix(".c").write_text(IN_THE_ARENA)
+    sources = [program.with_suffix(".c"), library / "model.c", library / "weights.c"]
+    subprocess.run(["cc", *WARNINGS, *SANITIZERS, "-O1", f"-I{library}", *sources, "-o", program], check=True)
+    output = subprocess.run([program], input=inputs.tobytes(), capture_output=True, check=True).stdout
+    return np.frombuffer(output, np.int8).reshape(len(inputs), -1)
+
+
+@given(seed=SEEDS)
+@settings(max_examples=25, deadline=None)
+def test_buffers_in_the_arena_and_the_callers_own_give_the_same(
+    seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    module, x = random_graph(seed)
+    library = tmp_path_factory.mktemp("graph") / "library"
+    inputs = to_stored(write_library(optimise(module), library, "graph"), x)
+    expected = reference.run_integers(module, x).reshape(len(x), -1)
+    assert np.array_equal(HostLibrary(library, ("-O1", *SANITIZERS)).run(inputs), expected)
+    assert np.array_equal(run_in_the_arena(library, inputs), expected)
+
+
+class _Adding(GraphBuilder):
+    """``conv(x)`` added to or subtracted from ``x``, in either order."""
+
+    compute = relax.op.add
+    swapped = False
+
+    def adding(self, image: Image) -> Image:
+        """A 3x3 convolution and the add."""
+        channels = image[0].ty.shape[3]
+        other = self._conv(image, int(channels), groups=1, depth=int(channels), same=True)
+        pair = [self._dequantize(image), self._dequantize(other)]
+        total = self.builder.emit(type(self).compute(*(reversed(pair) if self.swapped else pair)))
+        return self._quantize(self._activation(total), 1.7 * max(image[1], other[1]), self._zero_point())
+
+
+def fused(module: tvm.IRModule) -> tvm.IRModule:
+    return tvm.transform.Sequential([FuseQuantizedOps(), PruneChannels(), SortChannels(), FuseResidual()])(module)
+
+
+@pytest.mark.parametrize("rounding", ["single", "tflite"])
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("compute", [relax.op.add, relax.op.subtract])
+def test_an_add_behind_a_convolution_becomes_its_end(
+    compute: Callable[..., relax.Call], swapped: bool, rounding: str, tmp_path: Path
+) -> None:
+    kind = type("_Kind", (_Adding,), {"compute": staticmethod(compute), "swapped": swapped})
+    module = kind(np.random.default_rng(5), rounding).build((5, 4, 3), ["conv", "adding", "adding"], [3, 8])
+    x = np.random.default_rng(6).normal(0, 3, (4, 3, 5, 4)).astype(np.float32)
+    expected = reference.run_integers(module, x)
+    operators = [node.operator for node in read_graph(fused(module)).nodes]
+    assert [operator.number for operator in operators if isinstance(operator, Residual)] == [int(not swapped)] * 2
+    assert not any(isinstance(operator, Add) for operator in operators)
+    assert np.array_equal(reference.run_integers(fused(module), x), expected)
+    manifest = write_library(optimise(module), tmp_path, "graph")
+    found = HostLibrary(tmp_path, ("-O1", *SANITIZERS)).run(to_stored(manifest, x))
+    assert np.array_equal(found, expected.reshape(found.shape))
+
+
+@given(seed=SEEDS)
+@settings(max_examples=30, deadline=None)
+def test_fusing_adds_keeps_every_output_byte(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    module = GraphBuilder(rng).build((4, 5, 3), ["residual", "conv", "residual", "twice", "residual"], [1, 8])
+    x = rng.normal(0, 3, (2, 3, 4, 5)).astype(np.float32)
+    assert np.array_equal(reference.run_integers(fused(module), x), reference.run_integers(module, x))
+
+
+@pytest.mark.parametrize("body", [["conv", "twice"], ["conv", "broadcast"]])
+def test_an_add_of_anything_else_stays(body: list[str]) -> None:
+    for seed in range(20):
+        graph = read_graph(fused(GraphBuilder(np.random.default_rng(seed)).build((5, 4, 3), body, [8])))
+        for node in graph.nodes:
+            if isinstance(node.operator, Residual):  # of a constant that is not broadcast
+                assert graph.shapes[node.inputs[1]] == graph.shapes[node.output]
+                assert node.inputs[1] in graph.constants
+
+
+@given(seed=SEEDS)
+@settings(max_examples=60, deadline=None)
+def test_what_is_read_is_what_was_written(seed: int) -> None:
+    """The plan played through byte by byte: every byte of the arena remembers whose it is."""
+    module = optimise(random_graph(seed)[0])
+    graph, plan = read_graph(module), read_plan(module)
+    bytes_of = [np.full(part.bytes, "", dtype=object) for part in plan.parts]
+    owner = {tensor: tensor for tensor in graph.shapes}
+
+    def cells(resident: Resident) -> np.ndarray:
+        assert resident.offset % 4 == 0 and resident.offset + resident.bytes <= len(bytes_of[resident.part])
+        return bytes_of[resident.part][resident.offset : resident.offset + resident.bytes]
+
+    cells(plan.tensors[graph.input_tensor])[:] = graph.input_tensor
+    for node in graph.nodes:
+        inputs = [owner[tensor] for tensor in node.inputs if tensor not in graph.constants]
+        if isinstance(node.operator, Reshape):
+            owner[node.output] = owner[node.inputs[0]]
+            continue
+        target = plan.tensors[node.output]
+        assert target.bytes == np.prod(graph.shapes[node.output])
+        if node.name in plan.scratch:
+            cells(plan.scratch[node.name])[:] = "scratch"
+        for tensor in inputs:
+            assert (cells(plan.tensors[tensor]) == tensor).all()
+        before = [cells(plan.tensors[tensor]).copy() for tensor in inputs]
+        cells(target)[:] = node.output
+        for number, (tensor, old) in enumerate(zip(inputs, before, strict=True)):
+            spoiled = (cells(plan.tensors[tensor]) != old).any()
+            same = plan.tensors[tensor].offset == target.offset and plan.tensors[tensor].bytes == target.bytes
+            assert not spoiled or (number in node.operator.overwrites and same)
+        assert node.name not in plan.scratch or (cells(plan.scratch[node.name]) == "scratch").all()
+    last = owner[graph.output_tensor]
+    assert (cells(plan.tensors[last]) == last).all()
+    assert plan.live_bytes <= plan.arena_bytes
+
+
+def _kinds(body: list[str], seed: int = 0) -> tuple[Graph, Plan]:
+    module = optimise(GraphBuilder(np.random.default_rng(seed)).build((6, 6, 4), body, [8]))
+    return read_graph(module), read_plan(module)
+
+
+def test_a_chain_of_elementwise_operators_takes_the_bytes_of_one() -> None:
+    graph, plan = _kinds(["conv", "lookup", "softmax", "requantize", "twice", "lookup"])
+    chain = [plan.tensors[node.output] for node in graph.nodes if node.operator.overwrites]
+    assert len(chain) >= 4
+    assert {resident.offset for resident in chain} == {chain[0].offset}
+    assert [resident.over for resident in chain[1:]] == [resident.name for resident in chain[:-1]]
+
+
+def test_a_residual_block_takes_two_tensors_and_a_row() -> None:
+    module = _Adding(np.random.default_rng(5)).build((16, 16, 4), ["adding", "adding", "adding"], [8])
+    plan = read_plan(optimise(module))
+    block = 2 * 16 * 16 * 4 + 2 * 9 * 4  # x and y, and the int16 activations under a 3x3 kernel
+    assert plan.live[:3] == (block, block, block)
+    assert plan.arena_bytes == plan.live_bytes
+
+
+BLOCKS = st.lists(
+    st.builds(lambda size, first, length: Block(4 * size, first, first + length),
+              st.integers(1, 50), st.integers(0, 10), st.integers(0, 5)),
+    min_size=1, max_size=15,
+)  # fmt: skip
+
+
+def apart(blocks: dict[str, Block], offsets: dict[str, int]) -> bool:
+    """Whether nothing that is alive together shares a byte."""
+    return all(
+        one.last < other.first
+        or other.last < one.first
+        or offsets[a] + one.size <= offsets[b]
+        or offsets[b] + other.size <= offsets[a]
+        for (a, one), (b, other) in itertools.combinations(blocks.items(), 2)
+    )
+
+
+@given(BLOCKS)
+@settings(deadline=None)
+def test_arranged_blocks_are_apart_and_no_higher_than_greedy_ones(found: list[Block]) -> None:
+    blocks = {str(number): block for number, block in enumerate(found)}
+    offsets = arrange(blocks)
+    assert apart(blocks, offsets) and set(offsets) == set(blocks) and min(offsets.values()) == 0
+    greedy = first_fit(dict(sorted(blocks.items(), key=lambda item: -item[1].size)))
+    live = max(sum(b.size for b in found if b.first <= step <= b.last) for step in range(20))
+    assert apart(blocks, greedy)
+    assert live == live_bytes(found) <= height(blocks, offsets) <= height(blocks, greedy)
+    assert all(offset % 4 == 0 for offset in offsets.values())
+
+
+def lowest(blocks: list[Block]) -> int:
+    """The height of the best plan, by trying every offset of every block."""
+
+    def fits(placed: dict[str, Block], offsets: dict[str, int], limit: int) -> bool:
+        if len(placed) == len(blocks):
+            return True
+        name, block = str(len(placed)), blocks[len(placed)]
+        more = placed | {name: block}
+        choices = (offsets | {name: offset} for offset in range(limit - block.size + 1))
+        return any(apart(more, choice) and fits(more, choice, limit) for choice in choices)
+
+    return next(limit for limit in itertools.count(1) if fits({}, {}, limit))
+
+
+@given(
+    st.lists(
+        st.builds(lambda size, first, length: Block(size, first, first + length),
+                  st.integers(1, 4), st.integers(0, 5), st.integers(0, 3)),
+        min_size=1, max_size=6,
+    )
+)  # fmt: skip
+@settings(max_examples=150, deadline=None)
+def test_few_blocks_are_placed_as_low_as_can_be(found: list[Block]) -> None:
+    blocks = {str(number): block for number, block in enumerate(found)}
+    assert height(blocks, arrange(blocks)) == lowest(found)
+
+
+def test_the_search_finds_what_no_greedy_order_does() -> None:
+    gained, above = 0, 0
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        firsts = rng.integers(0, 12, 24)
+        blocks = {
+            str(i): Block(4 * int(rng.integers(1, 60)), int(first), int(first + rng.integers(0, 5)))
+            for i, first in enumerate(firsts)
+        }
+        best, greedy = height(blocks, arrange(blocks)), height(blocks, first_fit(dict(blocks)))
+        gained += best < greedy
+        above += best > live_bytes(blocks.values())
+    assert gained > 20 and above < 10
+
+
+@given(BLOCKS, st.lists(st.integers(1, 100), min_size=1, max_size=3))
+@settings(deadline=None)
+def test_rooms_are_kept_to_or_the_block_without_one_is_named(found: list[Block], sizes: list[int]) -> None:
+    blocks = {f"block {number}": block for number, block in enumerate(found)}
+    rooms = [Room(f"room {number}", 4 * size) for number, size in enumerate(sizes)]
+    try:
+        allotted = allot(blocks, rooms)
+    except SgscError as error:
+        assert re.match(r"block \d+: no room for its [\d,]+ bytes", error.message)
+        assert live_bytes(found) > 0.3 * sum(room.size or 0 for room in rooms)
+        return
+    assert sorted(name for offsets in allotted for name in offsets) == sorted(blocks)
+    for room, offsets in zip(rooms, allotted, strict=True):
+        inside = {name: blocks[name] for name in offsets}
+        assert apart(inside, offsets) and height(inside, offsets) <= (room.size or 0)
