@@ -136,3 +136,32 @@ def test_an_operator_without_a_meaning_is_named() -> None:
 
     with pytest.raises(SgscError, match=r"relax\.sin cannot be lowered"):
         from_torch(torch.export.export(Sine(), (torch.zeros(1, 4),)))
+
+
+class FloatBiases(QuantisedNet):
+    """As PT2E's quantisers leave it: biases in float."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed, "mean")
+        self.biases = nn.ParameterList(
+            torch.randn(len(values), generator=self.generator) for values, _ in (self.stem, self.head)
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self._int8(x, 0.03, 5)
+        x = self._int8(F.relu(F.conv2d(x, self._dequantized("stem"), self.biases[0])), 0.05, -128)
+        x = self._int8(x.mean((2, 3)), 0.05, -128)
+        return self._int8(F.linear(x, self._dequantized("head"), self.biases[1]), 0.1, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_bias_in_float_is_rounded_to_its_accumulator(seed: int) -> None:
+    network = FloatBiases(seed).eval()
+    x = torch.randn(20, 3, 5, 7, generator=torch.Generator().manual_seed(seed))
+    module = from_torch(torch.export.export(network, (x[:1],)))
+    steps = np.abs(reference.run(module, x.numpy()) - network(x).detach().numpy()) / 0.1
+    assert steps.max() <= 2 and steps.mean() <= 0.3
+    with torch.no_grad():  # what the biases do is far more than rounding does
+        for bias in network.biases:
+            bias.zero_()
+        assert np.abs(reference.run(module, x.numpy()) - network(x).numpy()).max() / 0.1 > 5

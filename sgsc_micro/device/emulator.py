@@ -28,7 +28,8 @@ def emulate(twin: Emulator, binary: Path, origin: int) -> Iterator[str]:
     """
     command = [tools.require(tools.QEMU), "-M", twin.machine, "-display", "none", "-monitor", "none"]
     command += ["-icount", f"shift={twin.icount_shift}"]
-    command += ["-device", f"loader,file={binary},addr={origin:#x},force-raw=on"]
+    path = str(binary).replace(",", ",,")  # a comma ends an option
+    command += ["-device", f"loader,file={path},addr={origin:#x},force-raw=on"]
     command += ["-serial", "null"] * twin.serial + ["-serial", "pty"]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
