@@ -15,38 +15,34 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgsc_micro.artifacts import make_firmware, make_library
-from sgsc_micro.files import sha256_bytes, sha256_file, write_json
+from sgsc_micro.artifacts import make_firmware, make_library, write_readme
+from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
+from sgsc_micro.sources import Source, read_network, source_of
 from sgsc_micro.stages import code_hash, record_hash, run_stage
 from sgsc_micro.targets import Target
-from sgsc_micro.verification import (
-    CERTIFICATE,
-    EVIDENCE,
-    REPORT,
-    Progress,
-    Verification,
-    read_network,
-    write_build_report,
-)
+from sgsc_micro.verification import CERTIFICATE, EVIDENCE, REPORT, Progress, Verification, write_build_report
 
 if TYPE_CHECKING:
     import numpy as np
 
     from sgsc_micro.preserve import CaseSet
-    from sgsc_micro.user_code import UserCode
-
-THREADS = 2
-"""Of torch: how a sum is split over threads changes its last bit, and the same seed must give the same bytes."""
 
 STAGES = ("reference", "preserve", "compress", "assess", "library", "firmware", "verify", "report")
 
 KEPT = {
     "preserve": ("P.npz",),
-    "compress": ("network.pt2", "journal.jsonl", "summary.json"),
+    "compress": ("journal.jsonl", "summary.json"),
     "assess": ("assessment.json",),
 }
-"""What a certificate rests on, by stage: copied beside the library, so that a build folder can be moved."""
+"""What a certificate rests on, by stage, beside the network: copied to the library, so that a build folder can be
+moved."""
+
+COMPRESSING = (
+    *("compress", "reference", "importers", "passes", "kernels", "codegen"),
+    *("arrays.py", "fixed_point.py", "ir.py", "storage.py"),
+)
+"""The rooms that decide what comes out of the compressor, besides the source's own."""
 
 
 @dataclass(frozen=True)
@@ -90,47 +86,25 @@ class Build:
         return certificate
 
     @cached_property
-    def _user(self) -> UserCode:
-        from sgsc_micro.user_code import UserCode
-
-        return UserCode(self.project)
+    def _source(self) -> Source:
+        return source_of(self.project)
 
     def _reference(self) -> bool:
-        """The trained network as torch exports it, its layers known to lower before anything is trained."""
-        import torch
-
-        from sgsc_micro.compress import check_supported
-
-        torch.set_num_threads(THREADS)
-        if not self._user.checkpoint.is_file():
-            check_supported(self._user.export(self._user.network().eval()))
-            self._user.train(lambda line: self.progress("reference", {"note": line}))
-        program = self._user.export(self._user.trained_network())
-        check_supported(program)
-
-        def work(folder: Path) -> None:
-            torch.export.save(program, folder / "network.pt2")
-
-        tensors = {name: _digest(tensor.numpy(force=True)) for name, tensor in program.state_dict.items()}
-        inputs = {
-            "graph": str(program.graph),
-            "state": tensors,
-            "torch": torch.__version__,
-            "data": self._user.data_hash,
-        }
-        return run_stage(self.shared / "reference", inputs, work)
+        """The network that every later one is compared with, its layers known to lower before anything is trained."""
+        inputs = self._source.prepare(lambda line: self.progress("reference", {"note": line}))
+        return run_stage(self.shared / "reference", inputs, self._source.save)
 
     def _preserve(self) -> bool:
         """P out of the training side, C and T, all with the reference's outputs, none overlapping another."""
         from sgsc_micro import preserve
 
         def work(folder: Path) -> None:
-            answer = self._reference_answers()
+            answer = self._source.answer
             splits = {
                 name: preserve.CaseSet(
                     _ids(name, split.labels), split.inputs, split.labels, answer(split.inputs), "all"
                 )
-                for name, split in self._user.data.items()
+                for name, split in self._source.code.data.items()
             }
             chosen = self._chosen(splits["train"], answer)
             preserve.check_disjoint(chosen, splits["calibration"], splits["test"], splits["train"])
@@ -157,45 +131,35 @@ class Build:
         return preserve.merge(sets)
 
     def _compress(self) -> bool:
-        """Guarded self-compression; the accepted network as Relax QDQ."""
+        """Fewer bits under the guard; the accepted network in integers."""
         import numpy as np
-        import torch
 
         from sgsc_micro import preserve
         from sgsc_micro.codegen import stored_bytes
-        from sgsc_micro.compress import compress
         from sgsc_micro.passes import optimise
+        from sgsc_micro.user_code import Split
 
-        torch.set_num_threads(THREADS)
         cases = preserve.load(self.shared / "preserve" / "P.npz")
 
         def work(folder: Path) -> None:
-            train = self._user.data["train"]
+            train = self._source.code.data["train"]
             free = ~np.isin(_ids("train", train.labels), cases.ids)
-            result = compress(
-                torch.export.load(self.shared / "reference" / "network.pt2"),
-                train.inputs[free],
-                train.labels[free],
+            summary = self._source.compress(
+                self.shared / "reference",
+                Split(train.inputs[free], train.labels[free]),
                 cases,
                 lambda module: stored_bytes(optimise(module)),
                 folder,
-                self.project.compress,
-                self.project.policy,
                 lambda line: self.progress("compress", line),
             )
-            torch.export.save(result.program, folder / "network.pt2")
-            write_json(
-                folder / "summary.json", {"stored_bytes": result.stored_bytes, "start_bytes": result.start_bytes}
-            )
+            write_json(folder / "summary.json", summary)
 
         inputs = {
             "compress": self.project.compress.model_dump(mode="json"),
             "policy": self.project.policy.model_dump(mode="json"),
             "reference": record_hash(self.shared / "reference"),
             "preserve": record_hash(self.shared / "preserve"),
-            "code": code_hash(
-                "compress", "reference", "importers", "passes", "kernels", "codegen", "storage.py", "ir.py"
-            ),
+            "code": code_hash("sources", *COMPRESSING),
             "tvm": version("apache-tvm"),
         }
         return run_stage(self.shared / "compress", inputs, work)
@@ -222,46 +186,41 @@ class Build:
 
         def evidence(folder: Path) -> None:
             self._withdraw()
-            for stage, names in KEPT.items():
-                for name in names:
-                    shutil.copy2(self.shared / stage / name, folder / name)
+            copied = [(stage, name) for stage, names in KEPT.items() for name in names]
+            for stage, name in copied + [("compress", name) for name in self._source.files]:
+                shutil.copy2(self.shared / stage / name, folder / name)
             write_json(folder / "policy.json", self.project.policy.model_dump(mode="json"))
             write_json(folder / "project.json", {"name": self.project.name})
 
         compressed = record_hash(self.shared / "compress")
         network = functools.partial(read_network, self.shared / "compress")
-        made = make_library(
-            self.folder, self.target, self.project.name, {"compress": compressed}, network, self._withdraw
-        )
+        names, cases = {"compress": compressed}, self._selftest()
+        made = make_library(self.folder, self.target, self.project.name, names, network, cases, self._withdraw)
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
         return run_stage(self.folder / EVIDENCE, sets, evidence) or made
 
+    def _selftest(self) -> np.ndarray | None:
+        """Inputs of the preserved cases to embed, if any."""
+        import numpy as np
+
+        from sgsc_micro import preserve
+
+        if self.project.library.selftest == 0:
+            return None
+        cases = preserve.load(self.shared / "preserve" / "P.npz")
+        narrowest = np.argsort(preserve.margins(cases.reference, cases.labels), kind="stable")
+        return cases.inputs[narrowest[: self.project.library.selftest]]
+
     def _firmware(self) -> bool:
         """The image for the board; nothing on a target that has none."""
-        return make_firmware(self.folder, self.target, self._withdraw)
+        made = make_firmware(self.folder, self.target, self._withdraw)
+        write_readme(self.folder, self.target)
+        return made
 
     def _withdraw(self) -> None:
         """What is certified is about to change: no certificate of the old may lie beside the new."""
         for name in (CERTIFICATE, REPORT):
             (self.folder / name).unlink(missing_ok=True)
-
-    def _reference_answers(self) -> Callable[[np.ndarray], np.ndarray]:
-        """float32 [N, ...] to the float reference's outputs float32 [N, classes]."""
-        import numpy as np
-        import torch
-
-        network = self._user.trained_network()
-
-        def answer(inputs: np.ndarray) -> np.ndarray:
-            with torch.no_grad():
-                batches = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).split(256)
-                return torch.cat([network(batch) for batch in batches]).numpy()
-
-        return answer
-
-
-def _digest(array: np.ndarray) -> str:
-    return sha256_bytes(f"{array.dtype} {array.shape}".encode() + array.tobytes())
 
 
 def _ids(split: str, labels: np.ndarray) -> np.ndarray:

@@ -22,8 +22,8 @@ class _Table(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Model(_Table):
-    """Where the trained network comes from; paths are relative to sgsc.toml."""
+class TorchModel(_Table):
+    """A float network to train on; paths are relative to sgsc.toml."""
 
     source: Path
     """A Python file with ``network()``, a torch.nn.Module, and ``data()``: splits train, calibration and test."""
@@ -31,6 +31,15 @@ class Model(_Table):
     """The network's state_dict, as torch.save writes it."""
     train: Path | None = None
     """A script that writes the checkpoint to the path it is given; run where there is none."""
+
+
+class TFLiteModel(_Table):
+    """An int8 network to take as it is."""
+
+    source: Path
+    """The .tflite file."""
+    data: Path
+    """A Python file with ``data()``: real inputs, or int8 ones that are the model's own integers."""
 
 
 class Preserve(_Table):
@@ -48,6 +57,13 @@ class Policy(_Table):
     max_flips: Count = 0
     max_divergence: Positive | None = None
     """Of any output, in the outputs' own unit; none: not asked."""
+
+
+class Library(_Table):
+    """What the C library carries beside the network."""
+
+    selftest: Count = 0
+    """Preserved cases for ``model_selftest()``, those of the narrowest margins first."""
 
 
 class CompressionConfig(_Table):
@@ -73,20 +89,44 @@ class CompressionConfig(_Table):
     seed: Count = 0
 
 
+class PostTrainingConfig(_Table):
+    """How long to search where nothing is trained."""
+
+    steps: Count = 80
+    """Proposals."""
+    samples: Annotated[int, Field(ge=1)] = 512
+    """Inputs of the training side, beside the preserved cases, that the network is rebuilt for."""
+
+
 class Project(_Table):
-    """The whole of sgsc.toml."""
+    """What every sgsc.toml has."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")]
-    model: Model
+    model: TorchModel | TFLiteModel
     preserve: Preserve = Preserve()
     policy: Policy = Policy()
-    compress: CompressionConfig = CompressionConfig()
+    compress: CompressionConfig | PostTrainingConfig
+    library: Library = Library()
     folder: Path = Field(default=Path(), exclude=True)
     """Where sgsc.toml lies."""
 
     def path(self, relative: Path) -> Path:
         """A path of the project file, seen from where the command runs."""
         return self.folder / relative
+
+
+class TorchProject(Project):
+    """One whose source is a Python file."""
+
+    model: TorchModel
+    compress: CompressionConfig = CompressionConfig()
+
+
+class TFLiteProject(Project):
+    """One whose source is a .tflite file."""
+
+    model: TFLiteModel
+    compress: PostTrainingConfig = PostTrainingConfig()
 
 
 def load_project(folder: Path) -> Project:
@@ -105,13 +145,18 @@ def load_project(folder: Path) -> Project:
     except UnicodeDecodeError as error:
         raise SgscError(f"{path}: not UTF-8: {error}") from error
     try:
-        project = Project.model_validate({**tomllib.loads(text), "folder": folder})
+        values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SgscError(f"{path}: not TOML: {error}") from error
+    kind = _kind(values)
+    try:
+        project = kind.model_validate({**values, "folder": folder})
     except ValidationError as error:
-        faults = [_fault(path, text, fault) for fault in error.errors()]
+        faults = [_fault(path, text, fault, kind) for fault in error.errors()]
         raise SgscError("\n".join(faults), hint="docs/project.md lists the keys") from error
-    for relative in (project.model.source, project.model.train, project.preserve.cases):
+    model = project.model
+    others = [model.data] if isinstance(model, TFLiteModel) else [model.train]
+    for relative in (model.source, *others, project.preserve.cases):
         if relative is not None and not project.path(relative).is_file():
             raise SgscError(f"{path}: {relative} is not there", hint="paths are relative to sgsc.toml")
     return project
@@ -122,11 +167,20 @@ def example_dir(name: str) -> Path:
     return data_dir("examples") / name
 
 
-def _fault(path: Path, text: str, fault: Any) -> str:
+def _kind(values: dict[str, Any]) -> type[TorchProject] | type[TFLiteProject]:
+    """By the source's name: each takes keys of its own."""
+    model = values.get("model")
+    source = str(model.get("source", "")) if isinstance(model, dict) else ""
+    return TFLiteProject if source.endswith(".tflite") else TorchProject
+
+
+def _fault(path: Path, text: str, fault: Any, kind: type[Project]) -> str:
     keys = [str(key) for key in fault["loc"]]
     line = line_of(text, keys)
     place = f"{path}:{line}" if line else str(path)
-    problem = "unknown key" if fault["type"] == "extra_forbidden" else fault["msg"]
+    problem = fault["msg"]
+    if fault["type"] == "extra_forbidden":
+        problem = f"unknown key where the source is a {'.tflite' if kind is TFLiteProject else 'Python'} file"
     return f"{place}: {'.'.join(keys)}: {problem}"
 
 

@@ -13,9 +13,9 @@ from rich.table import Table
 SHOWN_CASES = 20
 
 WORDS = {
-    "reference": "train and export the float network",
+    "reference": "make the reference network ready",
     "preserve": "choose the cases that must keep working",
-    "compress": "learn bit-widths under the guard",
+    "compress": "lower bit-widths under the guard",
     "assess": "bound the flips on unseen data",
     "library": "compile to C",
     "firmware": "build the image",
@@ -82,7 +82,7 @@ def show_certificate(console: Console, certificate: dict[str, Any], folder: Path
         ("constants", f"{now:,} bytes, {100 * now / before:.1f} % of the {before:,} at 8 bits"),
         (
             "test set",
-            f"{test['compressed_right']} of {test['cases']} right; the float reference {test['reference_right']}",
+            f"{test['compressed_right']} of {test['cases']} right; the reference {test['reference_right']}",
         ),
     ]
     if firmware := resources["firmware"]:

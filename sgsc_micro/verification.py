@@ -12,12 +12,11 @@ from sgsc_micro.artifacts import LIBRARY, check_artifacts, check_unaltered
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import read_json
 from sgsc_micro.project import Policy
+from sgsc_micro.sources import read_network
 from sgsc_micro.stages import RECORD
 from sgsc_micro.targets import Board, Target
 
 if TYPE_CHECKING:
-    import tvm
-
     from sgsc_micro.verify import Place
 
 Event = dict[str, Any]
@@ -137,10 +136,3 @@ def write_build_report(folder: Path) -> Path:
     memory_map = (folder / "library" / "memory.svg").read_text(encoding="utf-8")
     certificate = read_certificate(folder / CERTIFICATE)
     return write_report(folder, read_manifest(folder / "library"), memory_map, journal, certificate)
-
-
-def read_network(folder: Path) -> tvm.IRModule:
-    """The compressed network that a stage left in ``folder``, as Relax QDQ."""
-    from sgsc_micro.importers import from_torch, load_torch
-
-    return from_torch(load_torch(folder / "network.pt2"))

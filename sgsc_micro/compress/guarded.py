@@ -1,4 +1,4 @@
-"""Guarded self-compression: every step is a proposal, judged in exact integers against the frozen reference.
+"""Guarded self-compression: a step trains weights and widths, and the guarded loop judges what came of it.
 
 After M. Zbeeb et al., "Optimizing Deep Neural Networks using Safety-Guided Self Compression", arXiv 2505.00350.
 """
@@ -6,7 +6,6 @@ After M. Zbeeb et al., "Optimizing Deep Neural Networks using Safety-Guided Self
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,15 +15,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from sgsc_micro import importers, reference
-from sgsc_micro.compress import training
+from sgsc_micro import importers
+from sgsc_micro.compress import loop, training
 from sgsc_micro.compress.graph import canonical
 from sgsc_micro.compress.journal import Journal, Line
+from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.network import QuantisedNetwork, calibrated
 from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_bytes
-from sgsc_micro.preserve import CaseSet, Verdict, judge
+from sgsc_micro.preserve import CaseSet, Verdict
 from sgsc_micro.project import CompressionConfig, Policy
 from sgsc_micro.storage import MAX_BITS
 
@@ -50,13 +50,51 @@ class CompressionResult:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """A candidate in integers, and what the guard says."""
+class SelfCompression:
+    """Learned bits as a method of the guarded loop: the states are networks under training."""
 
-    program: torch.export.ExportedProgram
-    module: tvm.IRModule
-    stored_bytes: int
-    verdict: Verdict
+    reference: Callable[[torch.Tensor], torch.Tensor]
+    inputs: torch.Tensor
+    labels: torch.Tensor
+    cases: CaseSet
+    config: CompressionConfig
+    start: QuantisedNetwork
+
+    def propose(self, lines: list[Line], accepted: QuantisedNetwork) -> Proposal | None:
+        """See :func:`next_proposal`."""
+        return next_proposal(lines, accepted, self.config)
+
+    def settings(self, proposal: Proposal) -> Line:
+        """What it pressed with, and what decides the rest."""
+        epochs = self.config.epochs if proposal.step else 0
+        return {"gamma": proposal.gamma, "seed": self.config.seed, "epochs": epochs}
+
+    def carry_out(self, proposal: Proposal, accepted: QuantisedNetwork) -> QuantisedNetwork:
+        """A copy, trained: what was accepted is never touched, and to restore it is to let go."""
+        candidate = copy.deepcopy(accepted)
+        if proposal.step > 0:
+            training.train(candidate, self.reference, self.inputs, self.labels, proposal, self.config)
+        return candidate
+
+    def export(self, state: QuantisedNetwork) -> tvm.IRModule:
+        """As Relax QDQ."""
+        return importers.from_torch(state.export(self.cases.inputs.shape[1:]))
+
+    def blame(
+        self, proposal: Proposal, candidate: QuantisedNetwork, accepted: QuantisedNetwork, verdict: Verdict
+    ) -> Raised:
+        """See :func:`raised_floors`."""
+        return raised_floors(candidate, accepted, self.cases, verdict, proposal)
+
+    def to_arrays(self, state: QuantisedNetwork) -> dict[str, np.ndarray]:
+        """The state_dict."""
+        return {name: tensor.numpy() for name, tensor in state.state_dict().items()}
+
+    def from_arrays(self, arrays: dict[str, np.ndarray]) -> QuantisedNetwork:
+        """A network like the one at the start."""
+        network = copy.deepcopy(self.start)
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
+        return network
 
 
 def compress(
@@ -84,40 +122,13 @@ def compress(
         network = torch.export.export(network.eval(), (torch.from_numpy(inputs[:1]),))
     float_network = canonical(network)
     x, y = _training_side(inputs, labels, preserve)
-    accepted = calibrated(float_network, x)
-    journal = Journal(workdir, _identity(accepted, x, y, preserve, config, policy))
-
-    def judged(candidate: QuantisedNetwork) -> _Judged:
-        program = candidate.export(preserve.inputs.shape[1:])
-        module = importers.from_torch(program)
-        verdict = judge(preserve, reference.run(module, preserve.inputs), policy)
-        return _Judged(program, module, stored_bytes(module), verdict)
-
-    if journal.accepted:
-        accepted.load_state_dict(journal.load_state())
-    while (proposal := next_proposal(journal.lines, accepted, config)) is not None:
-        began = time.monotonic()
-        candidate = copy.deepcopy(accepted)  # what was accepted is never touched: to restore is to let go
-        if proposal.step > 0:
-            training.train(candidate, float_network, x, y, proposal, config)
-        try:
-            found = judged(candidate)
-        except SgscError as error:  # no integers for it: too large an accumulator, say
-            if journal.accepted is None:
-                raise
-            line = _refused(proposal, error, journal.accepted, config)
-        else:
-            line = _line(proposal, found, journal.accepted, config)
-            if not found.verdict.passed:
-                line["raised"] = raised_floors(candidate, accepted, preserve, found.verdict, proposal)
-        line["seconds"] = round(time.monotonic() - began, 3)
-        journal.append(line, candidate.state_dict())
-        if line["accepted"]:
-            accepted = candidate
-        progress(line)
-    final = judged(accepted)
-    start = next(line["bytes"] for line in journal.lines)
-    return CompressionResult(final.program, final.module, accepted.widths(), final.stored_bytes, start, journal.path)
+    start = calibrated(float_network, x)
+    journal = Journal(workdir, _identity(start, x, y, preserve, config, policy))
+    method = SelfCompression(float_network, x, y, preserve, config, start)
+    accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
+    program = accepted.export(preserve.inputs.shape[1:])
+    start_bytes = next(line["bytes"] for line in journal.lines)
+    return CompressionResult(program, found.module, accepted.widths(), found.stored_bytes, start_bytes, journal.path)
 
 
 def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: CompressionConfig) -> Proposal | None:
@@ -130,7 +141,7 @@ def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: Compres
     for line in lines:
         if line["phase"] == "settle":
             settled += 1
-        if line["phase"] != "press":
+        if line["phase"] != loop.PRESS:
             continue
         pressed += 1
         idle = 0 if line["accepted"] else idle + 1
@@ -141,20 +152,16 @@ def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: Compres
     step = len(lines)
     if not any(line["accepted"] for line in lines):
         if step > RESCUES:
-            cases = ", ".join(lines[-1]["flips"] + lines[-1]["diverged"])
-            raise SgscError(
-                f"compress: even 8 bits break the preserved cases {cases}",
-                hint="loosen the policy, train the network to wider margins, or take these cases out of the set",
-            )
-        return Proposal(step, "start", 0.0, floors)
+            raise loop.impossible(lines)
+        return Proposal(step, loop.START, 0.0, floors)
     if pressed < config.steps and idle < PATIENCE:
-        return Proposal(step, "press", gamma, floors)
+        return Proposal(step, loop.PRESS, gamma, floors)
     return Proposal(step, "settle", 0.0, floors) if settled < config.settle else None
 
 
 def raised_floors(
     candidate: QuantisedNetwork, accepted: QuantisedNetwork, cases: CaseSet, verdict: Verdict, proposal: Proposal
-) -> dict[str, dict[str, int]]:
+) -> Raised:
     """Layer -> channel -> the width below which it may no longer go: the channels that did most of the harm.
 
     Harm is, to first order, how far a channel's change of weights lowered the margins of the violated cases:
@@ -182,7 +189,7 @@ def raised_floors(
     harm.sort(reverse=True)
     left = BLAME * sum(loss for loss, _, _ in harm)
     widths = accepted.widths()
-    raised: dict[str, dict[str, int]] = {}
+    raised: Raised = {}
     for loss, name, channel in harm:
         if left <= 0:
             break
@@ -190,45 +197,6 @@ def raised_floors(
         floor = max(widths[name][channel], int(proposal.floors[name][channel]) + 1)
         raised.setdefault(name, {})[str(channel)] = min(MAX_BITS, floor)
     return raised
-
-
-def _line(proposal: Proposal, found: _Judged, accepted: Line | None, config: CompressionConfig) -> Line:
-    """A candidate's line in the journal; a step that presses must also be smaller to be accepted."""
-    verdict = found.verdict
-    smaller = proposal.phase != "press" or accepted is None or found.stored_bytes < accepted["bytes"]
-    reason = "" if smaller else "no smaller than what was accepted"
-    if not verdict.passed:
-        reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
-    return _head(proposal, reason, accepted, config) | {
-        "bytes": found.stored_bytes,
-        "flips": list(verdict.flips),
-        "diverged": list(verdict.diverged),
-        "smallest_margin": round(float(verdict.margins.min()), 6),
-        "divergence": round(verdict.divergence, 6),
-        "passed": verdict.passed,
-        "raised": {},
-    }
-
-
-def _refused(proposal: Proposal, error: SgscError, accepted: Line, config: CompressionConfig) -> Line:
-    """The line of a candidate that has no integers; its size is unknown, so that of the accepted state stands."""
-    nothing_seen: Line = {"flips": [], "diverged": [], "smallest_margin": None, "divergence": None, "raised": {}}
-    unknown = {"bytes": accepted["bytes"], "passed": False}
-    return _head(proposal, error.message, accepted, config) | nothing_seen | unknown
-
-
-def _head(proposal: Proposal, reason: str, accepted: Line | None, config: CompressionConfig) -> Line:
-    """What was proposed, and what became of it: accepted where there is no ``reason`` against it."""
-    return {
-        "step": proposal.step,
-        "phase": proposal.phase,
-        "gamma": proposal.gamma,
-        "seed": config.seed,
-        "epochs": config.epochs if proposal.step else 0,
-        "accepted": not reason,
-        "reason": reason,
-        "restored": accepted["step"] if accepted and reason else None,
-    }
 
 
 def _training_side(inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet) -> tuple[torch.Tensor, torch.Tensor]:

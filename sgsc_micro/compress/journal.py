@@ -7,10 +7,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
+from sgsc_micro.arrays import load_arrays, save_arrays
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import atomic_path, write_text
+from sgsc_micro.files import write_text
 
 Line = dict[str, Any]
 
@@ -44,30 +45,24 @@ class Journal:
         """The line of the last accepted step."""
         return next((line for line in reversed(self.lines) if line["accepted"]), None)
 
-    def load_state(self) -> dict[str, torch.Tensor]:
+    def load_state(self) -> dict[str, np.ndarray]:
         """The state of the last accepted step."""
         assert self.accepted
-        path = self._state_path(self.accepted["step"])
-        try:
-            state: dict[str, torch.Tensor] = torch.load(path, weights_only=True)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise SgscError(f"{path}: cannot be read: {error}", hint="remove the folder to start afresh") from error
-        return state
+        return load_arrays(self._state_path(self.accepted["step"]), hint="remove the folder to start afresh")
 
-    def append(self, line: Line, state: dict[str, torch.Tensor]) -> None:
+    def append(self, line: Line, state: dict[str, np.ndarray]) -> None:
         """Record a step, and keep ``state`` where it was accepted."""
         kept = self._state_path(line["step"])
         if line["accepted"]:
-            with atomic_path(kept) as temporary:
-                torch.save(state, temporary)
+            save_arrays(kept, state)
         with open(self.path, "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.lines.append(line)
         if line["accepted"]:
-            for old in set(self.path.parent.glob("accepted-*.pt")) - {kept}:
+            for old in set(self.path.parent.glob("accepted-*.npz")) - {kept}:
                 old.unlink()
 
     def _state_path(self, step: int) -> Path:
-        return self.path.parent / f"accepted-{step:04d}.pt"
+        return self.path.parent / f"accepted-{step:04d}.npz"

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sgsc_micro.arrays import load_arrays, save_arrays
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import atomic_path, sha256_bytes
+from sgsc_micro.files import sha256_bytes
 
 _NUMBERS = {"inputs": "<f4", "labels": "<i8", "reference": "<f4"}
 
@@ -21,9 +21,9 @@ class CaseSet:
     """N cases. A malformed one cannot be made: the constructor raises SgscError naming the field and the cases."""
 
     ids: np.ndarray  # str [N], unique
-    inputs: np.ndarray  # float32 [N, *shape], as the torch model takes them
+    inputs: np.ndarray  # float32 [N, *shape], as the user's network takes them
     labels: np.ndarray  # int64 [N], 0 <= label < classes
-    reference: np.ndarray  # float32 [N, classes], what the frozen float reference answers
+    reference: np.ndarray  # float32 [N, classes], what the frozen reference answers
     strategy: str  # how the cases were chosen, or "user"
 
     def __post_init__(self) -> None:
@@ -73,10 +73,12 @@ class CaseSet:
 def save(cases: CaseSet, path: Path) -> None:
     """Write the set and its hash as .npz, atomically; the same set gives the same bytes."""
     numbers = {field: getattr(cases, field) for field in _NUMBERS}
-    with atomic_path(path) as temporary, open(temporary, "wb") as file:
-        np.savez(
-            file, ids=cases.ids, strategy=np.str_(cases.strategy), content_hash=np.str_(cases.content_hash), **numbers
-        )
+    head = {
+        "ids": cases.ids,
+        "strategy": np.asarray(cases.strategy),
+        "content_hash": np.asarray(cases.content_hash),
+    }
+    save_arrays(path, head | numbers)
 
 
 def load(path: Path) -> CaseSet:
@@ -120,14 +122,10 @@ def merge(sets: list[CaseSet]) -> CaseSet:
 
 def _arrays(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
     """The named arrays of an .npz, without pickle."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            missing = [field for field in fields if field not in archive]
-            if missing:
-                raise SgscError(f"{path}: {', '.join(missing)}: missing", hint=f"the file needs {', '.join(fields)}")
-            return {field: archive[field] for field in fields}
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise SgscError(f"{path}: cannot be read as .npz: {error}", hint="write it with numpy.savez") from error
+    arrays = load_arrays(path, hint="write it with numpy.savez")
+    if missing := [field for field in fields if field not in arrays]:
+        raise SgscError(f"{path}: {', '.join(missing)}: missing", hint=f"the file needs {', '.join(fields)}")
+    return {field: arrays[field] for field in fields}
 
 
 def _case_set(path: Path, *fields: np.ndarray | str) -> CaseSet:

@@ -3,6 +3,7 @@
 Written from docs/semantics.md alone; shares no code with the kernels.
 """
 
-from sgsc_micro.reference.interpreter import run, run_integers
+from sgsc_micro.reference.interpreter import Interpreter, run, run_integers
+from sgsc_micro.reference.values import Dequantised, Value
 
-__all__ = ["run", "run_integers"]
+__all__ = ["Dequantised", "Interpreter", "Value", "run", "run_integers"]

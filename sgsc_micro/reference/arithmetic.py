@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from functools import cache
 
 import numpy as np
 
@@ -28,6 +29,7 @@ def bound(value: float, scale: float, zero_point: int, rounding: str) -> int:
     return min(max(steps + zero_point, -128), 127)
 
 
+@cache
 def multiplier(ratio: float) -> tuple[int, int, int]:
     """(m, t, l) of a positive ratio of scales in ``single`` rounding, in exact rational arithmetic."""
     r, left = Fraction(ratio), 0
@@ -38,6 +40,7 @@ def multiplier(ratio: float) -> tuple[int, int, int]:
     return min(m, INT32_MAX), shift, left
 
 
+@cache
 def tflite_multiplier(ratio: float) -> tuple[int, int]:
     """(m, e) of a positive ratio in ``tflite`` rounding: ratio = m / 2^31 * 2^e; m is 0 below 2^-32."""
     r, exponent = Fraction(ratio), 0

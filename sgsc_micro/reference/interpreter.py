@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import tvm
@@ -42,7 +42,7 @@ def _results(module: tvm.IRModule, x: np.ndarray) -> Iterator[Dequantised]:
     """The last dequantised tensor, for one part of the cases after another."""
     if not np.isfinite(x).all():
         raise SgscError("input: NaN or infinite values", hint="clean the data first")
-    interpreter, main = _Interpreter(module), module["main"]
+    interpreter, main = Interpreter(module), module["main"]
     shape = shape_of(main.params[0])
     tensors = [var for var, _ in bindings_of(main) if isinstance(var.ty, relax.TensorType)]
     step = max(AT_ONCE // max(math.prod(shape_of(tensor)) for tensor in tensors), 1)
@@ -54,7 +54,9 @@ def _results(module: tvm.IRModule, x: np.ndarray) -> Iterator[Dequantised]:
         yield result
 
 
-class _Interpreter:
+class Interpreter:
+    """Evaluates a module's expressions: whole functions, or a walk over bindings that looks inside."""
+
     def __init__(self, module: tvm.IRModule) -> None:
         self.module = module
         self.rounding = rounding_of(module)
@@ -62,23 +64,23 @@ class _Interpreter:
     def call(self, function: relax.Function, arguments: list[Value]) -> Value:
         """The value of a function of the module."""
         values: dict[relax.Expr, Value] = dict(zip(function.params, arguments, strict=True))
-
-        def evaluate(expression: relax.Expr) -> Value:
-            if isinstance(expression, relax.Var):
-                return values[expression]
-            if is_constant(expression):
-                return constant_of(expression)[None]
-            operands = [evaluate(argument) for argument in _tensors(expression.args)]
-            if isinstance(expression.op, relax.GlobalVar):
-                return self.call(self.module[expression.op], operands)
-            operator = _OPERATORS.get(expression.op.name)
-            if operator is None:
-                raise SgscError(f"reference: operator {expression.op.name} has no integer meaning")
-            return operator(self.rounding, expression, *operands)
-
         for var, value in bindings_of(function):
-            values[var] = evaluate(value)
+            values[var] = self.evaluate(value, values)
         return values[function.body.body]
+
+    def evaluate(self, expression: relax.Expr, values: Mapping[relax.Expr, Value]) -> Value:
+        """The value of an expression whose variables have ``values``."""
+        if isinstance(expression, relax.Var):
+            return values[expression]
+        if is_constant(expression):
+            return constant_of(expression)[None]
+        operands = [self.evaluate(argument, values) for argument in _tensors(expression.args)]
+        if isinstance(expression.op, relax.GlobalVar):
+            return self.call(self.module[expression.op], operands)
+        operator = _OPERATORS.get(expression.op.name)
+        if operator is None:
+            raise SgscError(f"reference: operator {expression.op.name} has no integer meaning")
+        return operator(self.rounding, expression, *operands)
 
 
 def _tensors(arguments: list[relax.Expr]) -> Iterator[relax.Expr]:

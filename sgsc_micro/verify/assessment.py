@@ -33,7 +33,7 @@ class Assessment:
 
 
 def assess(module: tvm.IRModule, calibration: CaseSet, test: CaseSet) -> Assessment:
-    """Exact integer inference over C and T, compared with the float reference. T is touched here and nowhere else."""
+    """Exact integer inference over C and T, compared with the reference. T is touched here and nowhere else."""
     on_calibration = judge(calibration, reference.run(module, calibration.inputs))
     outputs = reference.run(module, test.inputs)
     flips = len(on_calibration.flips)

@@ -1,0 +1,164 @@
+"""The guarded loop: every step is a proposal, judged in exact integers against the frozen reference.
+
+What is proposed, and how it is carried out, is a :class:`Method`; what is accepted is decided here alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import tvm
+
+from sgsc_micro import reference
+from sgsc_micro.compress.journal import Journal, Line
+from sgsc_micro.errors import SgscError
+from sgsc_micro.preserve import CaseSet, Verdict, judge
+from sgsc_micro.project import Policy
+
+START, PRESS = "start", "press"
+"""Phases of a proposal: the network at 8 bits; one that must make it smaller. There may be others."""
+
+Raised = dict[str, dict[str, int]]
+"""Layer -> channel -> the width below which it may no longer go."""
+
+
+class Step(Protocol):
+    """A proposal. Together with the accepted state and the journal it decides every byte of the outcome."""
+
+    @property
+    def step(self) -> int:
+        """Its number, from 0."""
+
+    @property
+    def phase(self) -> str:
+        """See ``START``."""
+
+
+P = TypeVar("P", bound=Step)
+S = TypeVar("S")
+
+
+class Method(Protocol[P, S]):
+    """A way of compressing, over states S that are never changed once they are made."""
+
+    def propose(self, lines: list[Line], accepted: S) -> P | None:
+        """What to try after these journal lines, or None at the end; a resumed run goes the same way."""
+
+    def settings(self, proposal: P) -> Line:
+        """What the journal says of it, beside step and phase."""
+
+    def carry_out(self, proposal: P, accepted: S) -> S:
+        """The candidate."""
+
+    def export(self, state: S) -> tvm.IRModule:
+        """In integers. Errors: ``SgscError`` where there are none for it."""
+
+    def blame(self, proposal: P, candidate: S, accepted: S, verdict: Verdict) -> Raised:
+        """Channels that are held from now on, because of a verdict that failed."""
+
+    def to_arrays(self, state: S) -> dict[str, np.ndarray]:
+        """For a file."""
+
+    def from_arrays(self, arrays: dict[str, np.ndarray]) -> S:
+        """The inverse."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A candidate in integers, and what the guard says."""
+
+    module: tvm.IRModule
+    stored_bytes: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What a candidate is judged by."""
+
+    cases: CaseSet
+    policy: Policy
+    stored_bytes: Callable[[tvm.IRModule], int]
+
+    def judged(self, module: tvm.IRModule) -> Judged:
+        """Exact integer inference on the preserved cases, and the bytes in flash."""
+        verdict = judge(self.cases, reference.run(module, self.cases.inputs), self.policy)
+        return Judged(module, self.stored_bytes(module), verdict)
+
+
+def run(
+    method: Method[P, S], start: S, guard: Guard, journal: Journal, progress: Callable[[Line], None]
+) -> tuple[S, Judged]:
+    """The last accepted state, never another; ``progress`` gets every line of the journal.
+
+    Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
+    """
+    accepted = method.from_arrays(journal.load_state()) if journal.accepted else start
+    while (proposal := method.propose(journal.lines, accepted)) is not None:
+        began = time.monotonic()
+        head = {"step": proposal.step, "phase": proposal.phase, **method.settings(proposal)}
+        candidate = accepted
+        try:
+            candidate = method.carry_out(proposal, accepted)
+            found = guard.judged(method.export(candidate))
+        except SgscError as error:  # no integers for it: too large an accumulator, say
+            if journal.accepted is None:
+                raise
+            line = head | _refused(error, journal.accepted)
+        else:
+            line = head | _judged(proposal, found, journal.accepted)
+            if not found.verdict.passed:
+                line["raised"] = method.blame(proposal, candidate, accepted, found.verdict)
+        line["seconds"] = round(time.monotonic() - began, 3)
+        journal.append(line, method.to_arrays(candidate))
+        if line["accepted"]:
+            accepted = candidate
+        progress(line)
+    return accepted, guard.judged(method.export(accepted))
+
+
+def impossible(lines: list[Line]) -> SgscError:
+    """P cannot be held even by the network at its start."""
+    cases = ", ".join(lines[-1]["flips"] + lines[-1]["diverged"])
+    return SgscError(
+        f"compress: even 8 bits break the preserved cases {cases}",
+        hint="loosen the policy, train the network to wider margins, or take these cases out of the set",
+    )
+
+
+def _judged(proposal: Step, found: Judged, accepted: Line | None) -> Line:
+    """A candidate's line in the journal; a step that presses must also be smaller to be accepted."""
+    verdict = found.verdict
+    smaller = proposal.phase != PRESS or accepted is None or found.stored_bytes < accepted["bytes"]
+    reason = "" if smaller else "no smaller than what was accepted"
+    if not verdict.passed:
+        reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
+    return _outcome(reason, accepted) | {
+        "bytes": found.stored_bytes,
+        "flips": list(verdict.flips),
+        "diverged": list(verdict.diverged),
+        "smallest_margin": round(float(verdict.margins.min()), 6),
+        "divergence": round(verdict.divergence, 6),
+        "passed": verdict.passed,
+        "raised": {},
+    }
+
+
+def _refused(error: SgscError, accepted: Line) -> Line:
+    """The line of a candidate that has no integers; its size is unknown, so that of the accepted state stands."""
+    nothing_seen: Line = {"flips": [], "diverged": [], "smallest_margin": None, "divergence": None, "raised": {}}
+    unknown: dict[str, Any] = {"bytes": accepted["bytes"], "passed": False}
+    return _outcome(error.message, accepted) | nothing_seen | unknown
+
+
+def _outcome(reason: str, accepted: Line | None) -> Line:
+    """What became of a proposal: accepted where there is no ``reason`` against it."""
+    return {
+        "accepted": not reason,
+        "reason": reason,
+        "restored": accepted["step"] if accepted and reason else None,
+    }
