@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tvm import relax
 
 from sgsc_micro import reference
-from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, PlanMemory, PruneChannels, SortChannels
+from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, FuseResidual, PlanMemory, PruneChannels, SortChannels
 from sgsc_micro.passes.graph import Graph, read_graph, write_module
 from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad
 from tests.graphs import GraphBuilder, Image, random_graph
@@ -24,6 +24,7 @@ PASSES: dict[str, Callable[[], tvm.transform.Pass]] = {
     "fold": FoldConstants,
     "prune": PruneChannels,
     "sort": SortChannels,
+    "residual": FuseResidual,
     "plan": PlanMemory,
     "rewrite": lambda: _Rewrite(),
 }

@@ -81,7 +81,7 @@ def _ram(firmware: dict[str, int]) -> list[Part]:
     arena, stack = firmware["arena"], firmware["stack"]
     rest = firmware["ram_total"] - arena - stack
     return [
-        Part("weights", "Arena: activations", arena),
+        Part("weights", "Arena: input, output, activations, scratch", arena),
         Part("code", "Stack, as reserved", stack),
         Part("other", "Buffers and variables", rest),
     ]
