@@ -277,6 +277,25 @@ def test_rounding_comes_near_the_best_there_is(bits: int) -> None:
     assert mine.mean() < 1.3 and mine.mean() < 0.7 * nearest.mean()
 
 
+def test_what_rounding_does_is_made_good_by_the_weights_after_it() -> None:
+    """Less error than the nearest roundings have after each was set to its best beside the others, five times over."""
+    errors = np.zeros(2)
+    for seed in range(20):
+        moments, weights = _problem(np.random.default_rng(seed), 1, 8, 12)
+        widths, damped = np.full((1, 8), 3), moments.damped[0]
+        scales = np.abs(weights).max(axis=2) / 4
+        found = round_weights(moments, weights, widths, scales)[0]
+        descended = np.clip(np.rint(weights / scales[..., None]), -4, 3)[0]
+        for tap in list(range(12)) * 5:
+            slope = ((descended * scales[0][:, None] - weights[0]) @ damped)[:, tap]
+            best = np.rint(descended[:, tap] - slope / (damped[tap, tap] * scales[0]))
+            descended[:, tap] = np.clip(best, -4, 3)
+        for which, integers in enumerate((found, descended)):
+            off = integers * scales[0][:, None] - weights[0]
+            errors[which] += np.einsum("ot,tu,ou->", off, damped, off)
+    assert errors[0] < 0.95 * errors[1]
+
+
 def test_scales_that_are_powers_of_two_of_each_other_stay_so() -> None:
     moments, weights = _problem(np.random.default_rng(1), 1, 4, 6)
     for scales, powers in ((2.0 ** -np.arange(4, 8), True), (np.array([0.1, 0.07, 0.03, 0.11]), False)):
