@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file
+from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
 from sgsc_micro.targets import Target
 
 if TYPE_CHECKING:
+    import numpy as np
     import tvm
 
 LIBRARY, FIRMWARE = "library", "firmware"
@@ -24,9 +25,11 @@ def make_library(
     name: str,
     source: dict[str, Any],
     network: Callable[[], tvm.IRModule],
+    selftest: np.ndarray | None = None,
     before: Callable[[], None] = lambda: None,
 ) -> bool:
-    """``folder/library`` out of a QDQ network that ``source`` identifies; ``before`` runs where work is done.
+    """``folder/library`` out of a QDQ network that ``source`` identifies; ``selftest``: inputs [N, ...] of
+    cases to embed. ``before`` runs where work is done.
 
     True where it was. Errors: ``SgscError`` from the passes and kernels, naming the layer.
     """
@@ -35,12 +38,13 @@ def make_library(
 
     def work(partial: Path) -> None:
         before()
-        write_library(optimise(network(), board), partial, name)
+        write_library(optimise(network(), board), partial, name, selftest)
 
     board = target.board
     memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
     code = code_hash("importers", "passes", "kernels", "codegen", "storage.py", "ir.py", "fixed_point.py")
-    inputs = {**source, "memories": memories, "code": code, "tvm": version("apache-tvm")}
+    cases = selftest if selftest is None else f"{selftest.dtype} {selftest.shape} {sha256_bytes(selftest.tobytes())}"
+    inputs = {**source, "selftest": cases, "memories": memories, "code": code, "tvm": version("apache-tvm")}
     return run_stage(folder / LIBRARY, inputs, work)
 
 
@@ -66,6 +70,18 @@ def make_firmware(folder: Path, target: Target, before: Callable[[], None] = lam
         build_firmware(target, folder / LIBRARY, partial)
 
     return run_stage(folder / FIRMWARE, inputs, work)
+
+
+def write_readme(folder: Path, target: Target) -> None:
+    """``folder/README.md``: how to use what was made."""
+    from sgsc_micro.codegen import read_manifest, readme
+    from sgsc_micro.firmware import read_image
+
+    image = None
+    if target.board is not None:
+        sizes = read_image(folder / FIRMWARE).sizes
+        image = {"target": target.name, "flash": sizes.flash_total, "ram": sizes.ram_total}
+    write_text(folder / "README.md", readme(read_manifest(folder / LIBRARY), LIBRARY, image))
 
 
 def check_artifacts(folder: Path, target: Target) -> None:

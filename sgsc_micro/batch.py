@@ -22,7 +22,7 @@ def run_batch(folder: Path, target: Target, source: Path, sink: Path, port: str 
     Errors: ``SgscError`` for a file that is no array, or inputs of another shape than the network's.
     """
     check_artifacts(folder, target)
-    manifest, inputs = read_manifest(folder / "library"), _load(source)
+    manifest, inputs = read_manifest(folder / "library"), load_inputs(source)
     stored = to_stored(manifest, inputs)
     if target.board is None:
         outcomes = replay_on_host(HostLibrary(folder / "library"), stored)
@@ -36,7 +36,8 @@ def run_batch(folder: Path, target: Target, source: Path, sink: Path, port: str 
     return len(outputs)
 
 
-def _load(path: Path) -> np.ndarray:
+def load_inputs(path: Path) -> np.ndarray:
+    """Inputs [N, ...] of a .npy: int8 as they are, else float32. Errors: ``SgscError`` naming the file."""
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

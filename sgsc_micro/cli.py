@@ -100,12 +100,15 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
+@click.option(
+    "--selftest", type=click.Path(path_type=Path), help=".npy of inputs [N, ...] to embed for model_selftest()."
+)
 @_reports_errors
-def compile_(model: Path, target_name: str, folder: Path) -> None:
+def compile_(model: Path, target_name: str, folder: Path, selftest: Path | None) -> None:
     """Compile a quantised MODEL (.tflite, .onnx, .pt2) to C and firmware, as it is: no compression, no certificate."""
     target = load_target(target_name)
     with Screen(console, COMPILATION) as screen, locked(folder):
-        Compilation(model, target, folder, screen.update).run()
+        Compilation(model, target, folder, screen.update, selftest).run()
     show_compiled(console, folder)
 
 

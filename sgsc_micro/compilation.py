@@ -6,7 +6,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sgsc_micro.artifacts import make_firmware, make_library
+from sgsc_micro.artifacts import make_firmware, make_library, write_readme
+from sgsc_micro.batch import load_inputs
 from sgsc_micro.files import sha256_file
 from sgsc_micro.targets import Target
 from sgsc_micro.verification import Progress
@@ -22,6 +23,8 @@ class Compilation:
     target: Target
     folder: Path
     progress: Progress
+    selftest: Path | None = None
+    """A .npy of inputs to embed as cases of ``model_selftest``."""
 
     def run(self) -> None:
         """Both stages; one whose inputs have not changed is not run again.
@@ -32,11 +35,13 @@ class Compilation:
 
         network = load_model(self.model)
         source = {"model": sha256_file(self.model)}
+        cases = load_inputs(self.selftest) if self.selftest else None
         stages = {
-            "library": lambda: make_library(self.folder, self.target, self.model.stem, source, lambda: network),
+            "library": lambda: make_library(self.folder, self.target, self.model.stem, source, lambda: network, cases),
             "firmware": lambda: make_firmware(self.folder, self.target),
         }
         for name in STAGES:
             began = time.monotonic()
             fresh = stages[name]()
             self.progress(name, {"finished": round(time.monotonic() - began, 1), "fresh": fresh})
+        write_readme(self.folder, self.target)

@@ -15,7 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgsc_micro.artifacts import make_firmware, make_library
+from sgsc_micro.artifacts import make_firmware, make_library, write_readme
 from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
@@ -194,15 +194,28 @@ class Build:
 
         compressed = record_hash(self.shared / "compress")
         network = functools.partial(read_network, self.shared / "compress")
-        made = make_library(
-            self.folder, self.target, self.project.name, {"compress": compressed}, network, self._withdraw
-        )
+        names, cases = {"compress": compressed}, self._selftest()
+        made = make_library(self.folder, self.target, self.project.name, names, network, cases, self._withdraw)
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
         return run_stage(self.folder / EVIDENCE, sets, evidence) or made
 
+    def _selftest(self) -> np.ndarray | None:
+        """Inputs of the preserved cases to embed, if any."""
+        import numpy as np
+
+        from sgsc_micro import preserve
+
+        if self.project.library.selftest == 0:
+            return None
+        cases = preserve.load(self.shared / "preserve" / "P.npz")
+        narrowest = np.argsort(preserve.margins(cases.reference, cases.labels), kind="stable")
+        return cases.inputs[narrowest[: self.project.library.selftest]]
+
     def _firmware(self) -> bool:
         """The image for the board; nothing on a target that has none."""
-        return make_firmware(self.folder, self.target, self._withdraw)
+        made = make_firmware(self.folder, self.target, self._withdraw)
+        write_readme(self.folder, self.target)
+        return made
 
     def _withdraw(self) -> None:
         """What is certified is about to change: no certificate of the old may lie beside the new."""

@@ -59,6 +59,13 @@ class Policy(_Table):
     """Of any output, in the outputs' own unit; none: not asked."""
 
 
+class Library(_Table):
+    """What the C library carries beside the network."""
+
+    selftest: Count = 0
+    """Preserved cases for ``model_selftest()``, those of the narrowest margins first."""
+
+
 class CompressionConfig(_Table):
     """How hard and how long to press. The defaults suit networks of 10 to 100 thousand weights."""
 
@@ -99,6 +106,7 @@ class Project(_Table):
     preserve: Preserve = Preserve()
     policy: Policy = Policy()
     compress: CompressionConfig | PostTrainingConfig
+    library: Library = Library()
     folder: Path = Field(default=Path(), exclude=True)
     """Where sgsc.toml lies."""
 

@@ -6,6 +6,7 @@ import itertools
 import re
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,8 @@ from sgsc_micro.passes.graph import Graph, read_graph
 from sgsc_micro.passes.operators import Add, Reshape, Residual
 from sgsc_micro.passes.placement import Block, Room, allot, arrange, first_fit, height, live_bytes
 from sgsc_micro.passes.plan import Plan, Resident, read_plan
+from sgsc_micro.passes.plan import plan as planned
+from sgsc_micro.passes.residual import fuse
 from tests.graphs import GraphBuilder, Image, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -68,16 +71,40 @@ def test_buffers_in_the_arena_and_the_callers_own_give_the_same(
 class _Adding(GraphBuilder):
     """``conv(x)`` added to or subtracted from ``x``, in either order."""
 
-    compute = relax.op.add
+    compute = staticmethod(relax.op.add)
     swapped = False
 
     def adding(self, image: Image) -> Image:
         """A 3x3 convolution and the add."""
-        channels = image[0].ty.shape[3]
-        other = self._conv(image, int(channels), groups=1, depth=int(channels), same=True)
-        pair = [self._dequantize(image), self._dequantize(other)]
-        total = self.builder.emit(type(self).compute(*(reversed(pair) if self.swapped else pair)))
-        return self._quantize(self._activation(total), 1.7 * max(image[1], other[1]), self._zero_point())
+        return self.sum_of(image, self.same(image))
+
+    def branches(self, image: Image) -> Image:
+        """Two convolutions of one image, added."""
+        return self.sum_of(self.same(image), self.same(image))
+
+    def shared(self, image: Image) -> Image:
+        """A convolution whose result is added twice."""
+        other = self.same(image)
+        return self.sum_of(self.sum_of(image, other), other)
+
+    def squeeze(self, image: Image) -> Image:
+        """``image`` and its mean, which is broadcast."""
+        total = self.builder.emit(relax.op.mean(self._dequantize(image), [1, 2], keepdims=True))
+        return self.sum_of(image, self._quantize(total, image[1], image[2]))
+
+    def same(self, image: Image) -> Image:
+        """A 3x3 convolution that keeps the shape."""
+        channels = int(image[0].ty.shape[3])
+        return self._conv(image, channels, groups=1, depth=channels, same=True)
+
+    def sum_of(self, a: Image, b: Image) -> Image:
+        """At a scale that nothing of it saturates at."""
+        pair = [self._dequantize(a), self._dequantize(b)]
+        total = self.builder.emit(self.compute(*(reversed(pair) if self.swapped else pair)))
+        return self._quantize(total, 1.7 * max(a[1], b[1]), 0)
+
+    def _activation(self, total: relax.Var) -> relax.Var:
+        return total
 
 
 def fused(module: tvm.IRModule) -> tvm.IRModule:
@@ -94,6 +121,7 @@ def test_an_add_behind_a_convolution_becomes_its_end(
     module = kind(np.random.default_rng(5), rounding).build((5, 4, 3), ["conv", "adding", "adding"], [3, 8])
     x = np.random.default_rng(6).normal(0, 3, (4, 3, 5, 4)).astype(np.float32)
     expected = reference.run_integers(module, x)
+    assert len(np.unique(expected)) > 10
     operators = [node.operator for node in read_graph(fused(module)).nodes]
     assert [operator.number for operator in operators if isinstance(operator, Residual)] == [int(not swapped)] * 2
     assert not any(isinstance(operator, Add) for operator in operators)
@@ -107,9 +135,20 @@ def test_an_add_behind_a_convolution_becomes_its_end(
 @settings(max_examples=30, deadline=None)
 def test_fusing_adds_keeps_every_output_byte(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    module = GraphBuilder(rng).build((4, 5, 3), ["residual", "conv", "residual", "twice", "residual"], [1, 8])
+    body = [str(kind) for kind in rng.choice(["residual", "conv", "branches", "shared", "squeeze", "twice"], 4)]
+    module = _Adding(rng).build((4, 5, 3), body, [1, 8])
     x = rng.normal(0, 3, (2, 3, 4, 5)).astype(np.float32)
     assert np.array_equal(reference.run_integers(fused(module), x), reference.run_integers(module, x))
+
+
+def test_a_layer_whose_result_is_read_elsewhere_keeps_its_own() -> None:
+    graph = read_graph(fused(_Adding(np.random.default_rng(0)).build((5, 4, 3), ["shared"], [8])))
+    assert not any(isinstance(node.operator, Residual) for node in graph.nodes)
+    graph = read_graph(
+        SortChannels()(FuseQuantizedOps()(_Adding(np.random.default_rng(0)).build((5, 4, 3), ["adding"], [8])))
+    )
+    ends_early = replace(graph, output_tensor=graph.nodes[0].output, nodes=graph.nodes[:2])
+    assert fuse(ends_early) == ends_early
 
 
 @pytest.mark.parametrize("body", [["conv", "twice"], ["conv", "broadcast"]])
@@ -126,8 +165,13 @@ def test_an_add_of_anything_else_stays(body: list[str]) -> None:
 @settings(max_examples=60, deadline=None)
 def test_what_is_read_is_what_was_written(seed: int) -> None:
     """The plan played through byte by byte: every byte of the arena remembers whose it is."""
-    module = optimise(random_graph(seed)[0])
-    graph, plan = read_graph(module), read_plan(module)
+    rng = np.random.default_rng(seed)
+    kinds = rng.choice(["residual", "conv", "lookup", "branches", "shared", "squeeze", "twice"], 4)
+    drawn = random_graph(seed)[0] if seed % 2 else _Adding(rng).build((4, 5, 3), [str(kind) for kind in kinds], [8])
+    graph = read_graph(optimise(drawn))
+    outputs = [node.output for node in graph.nodes if graph.owners()[node.output] == node.output]
+    graph = replace(graph, output_tensor=str(rng.choice(outputs)))  # what comes behind it must leave it alone
+    plan = planned(graph)
     bytes_of = [np.full(part.bytes, "", dtype=object) for part in plan.parts]
     owner = {tensor: tensor for tensor in graph.shapes}
 
@@ -250,7 +294,7 @@ def test_the_search_finds_what_no_greedy_order_does() -> None:
         best, greedy = height(blocks, arrange(blocks)), height(blocks, first_fit(dict(blocks)))
         gained += best < greedy
         above += best > live_bytes(blocks.values())
-    assert gained > 20 and above < 10
+    assert gained > 20 and above < 4
 
 
 @given(BLOCKS, st.lists(st.integers(1, 100), min_size=1, max_size=3))

@@ -110,17 +110,19 @@ def test_a_convolution_without_bias() -> None:
     assert np.array_equal(reference_bytes(model, inputs), tflite_micro_outputs(model, inputs).reshape(4, -1))
 
 
-def test_per_channel_scales_that_are_all_alike_are_no_scale_of_the_whole() -> None:
-    """tflite-micro computes the two in float64 and in float32: they are a bit apart in the multiplier."""
+@pytest.mark.parametrize("kind", ["RELU", "LEAKY_RELU"])
+def test_the_ratio_of_scales_has_tflite_micros_precision(kind: str) -> None:
+    """Ratios next to (n + 1/2) / q: float32 and float64 round q times them to different sides."""
     rng = np.random.default_rng(1)
-    weights = rng.integers(-127, 128, (6, 40))
-    inputs = rng.integers(-128, 128, (400, 40)).astype(np.int8)
-    for scales in ([0.0123], [0.0123] * 6):
+    inputs = np.arange(-128, 128).astype(np.int8)[None]
+    for _ in range(60):
+        half = (int(rng.integers(5, 60)) + 0.5) / int(rng.integers(20, 127))
+        fine = float(np.float32(rng.uniform(0.01, 0.1)))
         writer = ModelWriter()
-        x = writer.activation((1, 40), Quantization(0.0317, -5))
-        y = writer.fully_connected(x, weights, scales, None, Quantization(0.271, 2))
-        model = writer.bytes([x], [y])
-        assert np.array_equal(reference_bytes(model, inputs), tflite_micro_outputs(model, inputs).reshape(400, -1))
+        x = writer.activation((1, 256), Quantization(fine if kind == "LEAKY_RELU" else fine * half, 0))
+        options = {"alpha": half} if kind == "LEAKY_RELU" else {}
+        model = writer.bytes([x], [writer.unary(kind, x, Quantization(fine, 0), **options)])
+        assert np.array_equal(reference_bytes(model, inputs)[0], tflite_micro_outputs(model, inputs)[0])
 
 
 # What cannot be taken.

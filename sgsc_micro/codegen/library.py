@@ -12,8 +12,9 @@ import numpy as np
 import tvm
 
 import sgsc_micro
-from sgsc_micro import kernels
+from sgsc_micro import kernels, reference
 from sgsc_micro.codegen.emit import emit_functions
+from sgsc_micro.codegen.layout import to_real, to_stored
 from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
@@ -24,6 +25,7 @@ from sgsc_micro.passes.operators import Residual, Weighted
 
 KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
 SOURCES = ("model.c", "weights.c")
+CMAKE_CONFIG = "sgsc_model-config.cmake"
 _CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
 
 
@@ -44,10 +46,11 @@ class _Pool:
         return [str(value) if value != -(2**31) else "(-2147483647 - 1)" for value in values]
 
 
-def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, Any]:
+def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.ndarray | None = None) -> dict[str, Any]:
     """Write the library of an optimised module into ``folder``; returns the manifest.
 
-    ``name`` is for comments only. Errors: ``SgscError`` from lowering, naming the layer.
+    ``name`` is for people only. ``selftest``: inputs [N, ...], as the user's network takes them or its own int8, that
+    ``model_selftest`` will run. Errors: ``SgscError`` from lowering, naming the layer, or for inputs of another shape.
     """
     lowered = kernels.lower(module)
     bodies = emit_functions(lowered.module)
@@ -69,6 +72,13 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
+    context["cases"] = [] if selftest is None else _selftest_cases(module, manifest, selftest)
+    if context["cases"]:
+        texts["selftest.c"] = environment.get_template("selftest.c.j2").render(context)
+    manifest["sources"] = sorted(file for file in texts if file.endswith(".c"))
+    for file in ("CMakeLists.txt", CMAKE_CONFIG):
+        texts[file] = environment.get_template(f"{file}.j2").render(manifest=manifest)
+    texts["README.md"] = readme(manifest)
     texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
     texts["memory.txt"] = memory_text(manifest)
     texts["memory.svg"] = environment.get_template("memory.svg.j2").render(memory_picture(manifest))
@@ -76,6 +86,19 @@ def write_library(module: tvm.IRModule, folder: Path, name: str) -> dict[str, An
         write_text(folder / file, text)
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def readme(manifest: dict[str, Any], folder: str = "", firmware: dict[str, Any] | None = None) -> str:
+    """How to use a library that lies in ``folder``, in Markdown; and its ``firmware``, if there is one."""
+    context = {"manifest": manifest, "folder": folder, "firmware": firmware}
+    return _environment().get_template("README.md.j2").render(context)
+
+
+def _selftest_cases(module: tvm.IRModule, manifest: dict[str, Any], x: np.ndarray) -> list[dict[str, list[int]]]:
+    """Inputs as stored, and what the integer reference answers to them."""
+    stored = to_stored(manifest, x)
+    expected = reference.run_integers(module, to_real(manifest, stored)).reshape(len(stored), -1)
+    return [{"input": q.tolist(), "output": y.tolist()} for q, y in zip(stored, expected, strict=True)]
 
 
 def constant_bytes(constants: Constants) -> int:

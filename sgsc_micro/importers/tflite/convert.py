@@ -15,7 +15,6 @@ from sgsc_micro.importers.tflite.tables import (
     hard_swish_table,
     leaky_relu_table,
     logistic_table,
-    relu_table,
     tanh_table,
 )
 from sgsc_micro.ir import shape_of
@@ -306,6 +305,11 @@ def quantize(scope: Scope, op: Operator) -> relax.Var:
     return scope.quantized(scope.real(x), op.output)
 
 
+def relu(scope: Scope, op: Operator) -> relax.Var:
+    """To the output's scale."""
+    return scope.activated(scope.real(op.input(0)), tflite.ActivationFunctionType.RELU, op.output)
+
+
 def relu6(scope: Scope, op: Operator) -> relax.Var:
     """A clip of the integers."""
     same_quantisation(op.input(0), op.output)
@@ -356,7 +360,7 @@ COMPUTING: dict[str, Callable[[Scope, Operator], relax.Var]] = {
     "MEAN": mean,
     "MUL": binary(relax.op.multiply, "MulOptions"),
     "QUANTIZE": quantize,
-    "RELU": table(lambda op, x, y: relu_table(x, y)),
+    "RELU": relu,
     "RELU6": relu6,
     "RESIZE_BILINEAR": resize_bilinear,
     "SOFTMAX": softmax,

@@ -39,27 +39,21 @@ def _sigmoid_table(x: Tensor, function: Callable[[int], int], bits: int, zero_po
     return _table(x, value)
 
 
-def relu_table(x: Tensor, y: Tensor) -> np.ndarray:
-    """int8 [256], from -128 up."""
-    ratio = significand(_float32_ratio(x, y))
-    return np.maximum(_table(x, lambda q: scaled(q, *ratio) + y.zero_point), np.int8(y.zero_point))
-
-
 def leaky_relu_table(x: Tensor, y: Tensor, alpha: float) -> np.ndarray:
     """int8 [256], from -128 up."""
-    slope = np.float32(x.scale) * np.float32(alpha) / np.float32(y.scale)
-    if not np.isfinite(slope):
+    slope = x.scale * alpha / y.scale
+    if not math.isfinite(slope):
         raise Refused(f"has alpha {alpha}")
-    above, below = significand(_float32_ratio(x, y)), significand(abs(float(slope)))
+    above, below = significand(x.scale / y.scale), significand(abs(slope))
     sign = -1 if slope < 0 else 1
     return _table(x, lambda q: y.zero_point + (scaled(q, *above) if q >= 0 else sign * scaled(q, *below)))
 
 
 def hard_swish_table(x: Tensor, y: Tensor) -> np.ndarray:
     """int8 [256], from -128 up: x * min(max(x + 3, 0), 6) / 6 in int16 words."""
-    fine = np.float32(1 / 128) * np.float32(x.scale)
-    output, output_exponent = _half_significand(float(fine / np.float32(y.scale)))
-    relu, relu_exponent = _half_significand(float(fine / np.float32(3 / 32768)))
+    fine = x.scale / 128
+    output, output_exponent = _half_significand(fine / y.scale)
+    relu, relu_exponent = _half_significand(fine / (3 / 32768))
     if output_exponent > 0:
         raise Refused(f"has an output scale of {y.scale}, too fine for its input's {x.scale}")
 
@@ -89,10 +83,6 @@ def _high_half(a: int, b: int) -> int:
 
 def _saturated(x: int) -> int:
     return min(max(x, -32768), 32767)
-
-
-def _float32_ratio(x: Tensor, y: Tensor) -> float:
-    return float(np.float32(x.scale) / np.float32(y.scale))
 
 
 def _check_output(y: Tensor, scale: float, zero_point: int) -> None:
