@@ -94,6 +94,8 @@ class PostTrainingConfig(_Table):
 
     steps: Count = 80
     """Proposals."""
+    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Of the bytes at 8 bits: the search ends where no more are left; 0: it goes on until nothing can be lowered."""
     samples: Annotated[int, Field(ge=1)] = 512
     """Inputs of the training side, beside the preserved cases, that the network is rebuilt for."""
 

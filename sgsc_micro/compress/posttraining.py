@@ -96,7 +96,7 @@ class PostTraining:
     harms: dict[str, np.ndarray]
 
     def propose(self, lines: list[Line], accepted: Network) -> Lowering | None:
-        """The channels that promise least harm a byte; None where all are held, or steps or patience end."""
+        """The channels that promise least harm a byte; None where it is small enough, or nothing is left to try."""
         weights = self._weights(lines)
         if not lines:
             return Lowering(0, loop.START, {}, weights)
@@ -110,8 +110,10 @@ class PostTraining:
             idle = 0 if line["accepted"] else idle + 1
             if not line["accepted"] and len(channels) == 1:
                 held.update(channels)
+        left = min(line["bytes"] for line in lines if line["accepted"])
+        small = left <= self.config.share * lines[0]["bytes"]
         chosen = self._ranked(accepted, held)[:size]
-        if not chosen or len(lines) > self.config.steps or idle >= PATIENCE:
+        if small or not chosen or len(lines) > self.config.steps or idle >= PATIENCE:
             return None
         lowered: dict[str, dict[str, int]] = {}
         for layer, channel, bits in chosen:
