@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow bench lint setup system clean help
+.PHONY: demo test test-slow fuzz bench lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -21,8 +21,12 @@ test: setup lint ## everything that must pass
 test-slow: setup ## proofs that take minutes
 	$(BIN)/pytest -m slow
 
-bench: setup ## the numbers in README (about 5 minutes)
+fuzz: setup ## random networks and damaged files (half an hour)
+	$(BIN)/python -m tests.fuzz --graphs 2000 --damaged 5000
+
+bench: setup ## the numbers in README (about 10 minutes)
 	$(BIN)/python benchmarks/digits.py --seeds 3
+	$(BIN)/python benchmarks/imported.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
