@@ -131,7 +131,7 @@ def test_channels_of_width_zero_vanish_where_their_reader_can_do_without() -> No
         assert new.shapes[new.output_tensor] == old.shapes[old.output_tensor]
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(60))  # a few in a hundred would show it
 def test_a_constant_before_padding_is_not_taken_for_the_paddings_zero(seed: int) -> None:
     class Padded(GraphBuilder):
         def padded(self, image: Image) -> Image:

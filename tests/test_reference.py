@@ -46,12 +46,12 @@ def test_requantising_is_rounding_half_up_of_the_real_product(ratio: float, accu
 @given(RATIOS, st.integers(-(2**20), 2**20))
 def test_double_rounding_is_two_roundings_in_rational_arithmetic(ratio: float, accumulator: int) -> None:
     mantissa, exponent = math.frexp(ratio)
-    m = round(Fraction(mantissa) * 2**31)  # no tie is possible: a float64 has 53 bits, but 2^31 may come out
+    m = math.floor(Fraction(mantissa) * 2**31 + Fraction(1, 2))
+    if m == 2**31:
+        m, exponent = 2**30, exponent + 1
     first = math.floor(Fraction(accumulator * 2 ** max(exponent, 0) * m, 2**31) + Fraction(1, 2))
     scaled = Fraction(first, 2 ** max(-exponent, 0))
     away = math.floor(abs(scaled) + Fraction(1, 2)) * (1 if scaled >= 0 else -1)
-    if (m / Fraction(2**31)) != Fraction(mantissa) and abs(Fraction(mantissa) * 2**31 % 1 - Fraction(1, 2)) == 0:
-        return  # Python's round() takes a tie to even, the multiplier takes it up
     assert int(_requantise(np.array([accumulator]), ratio, "tflite")[0]) == away
 
 
