@@ -128,6 +128,7 @@ def test_a_whole_build_on_the_host(untrained: Path) -> None:
         "library",
         "evidence",
         "certificate.json",
+        "README.md",
         "report.html",
     }
 

@@ -15,6 +15,9 @@ Choice = TypeVar("Choice")
 LARGEST = 2000
 """Values of an activation; a model with a larger one is drawn anew."""
 
+SOFTMAX_MOST = 511
+"""Values of a softmax: with more, all alike, tflite-micro ends the process."""
+
 RANKS = {
     **dict.fromkeys(
         ["conv_2d", "grouped_conv_2d", "depthwise_conv_2d", "conv_2d_int4", "depthwise_conv_2d_int4"], (4,)
@@ -165,6 +168,11 @@ class GraphDrawer:
         """Over the last axis; half the time behind a scale at which more than one value counts."""
         if self._chance(0.5):
             x = self._rescaled(x, Quantization(float(self.rng.uniform(0.01, 0.2)), self._zero_point()))
+        if x.shape[-1] > SOFTMAX_MOST:
+            x = self.writer.arranged(
+                "SLICE", x, (*x.shape[:-1], 9), self.writer.constant([0] * len(x.shape)),
+                self.writer.constant([*x.shape[:-1], 9]),
+            )  # fmt: skip
         return self.writer.unary("SOFTMAX", x, Quantization(1 / 256, -128), beta=1.0)
 
     def logistic(self, x: Tensor) -> Tensor:
