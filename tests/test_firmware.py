@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import random
+import shutil
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,18 @@ def test_inputs_longer_than_a_frame(tmp_path: Path) -> None:
         for case in range(3):
             data = random.Random(case).randbytes(library.size)
             assert device.run(case, data).output == library.expected(data)
+
+
+def test_an_image_may_lie_in_a_folder_with_a_comma(built: Built, tmp_path: Path) -> None:
+    """QEMU takes a comma for the end of an option."""
+    board = built.target.require_board()
+    assert board.emulator is not None
+    folder = tmp_path / "one, two"
+    folder.mkdir()
+    shutil.copy(built.image.binary, folder / "firmware.bin")
+    with emulate(board.emulator, folder / "firmware.bin", board.flash.origin) as port:
+        with connect(built.target, built.image, port) as device:
+            assert device.hello().build_id == built.image.build_id
 
 
 def test_input_of_the_wrong_size_is_refused(device: Device) -> None:

@@ -22,10 +22,7 @@ _KINDS = {"relax.nn.conv2d": "conv2d", "relax.nn.conv2d_transpose": "transposedc
 
 @dataclass(frozen=True, eq=False)
 class Constants:
-    """What a layer computes with: weights int8 [O, ...], bias int32 [O] at the scale of x times ``scales``.
-
-    scales: float32 [O]; of no axes where a layer has one that counts as such (docs/semantics.md).
-    """
+    """What a layer computes with: weights int8 [O, ...], scales float32 [O], bias int32 [O] at scales times x's."""
 
     weights: np.ndarray
     scales: np.ndarray
@@ -44,7 +41,7 @@ class Constants:
     @property
     def channel_scales(self) -> np.ndarray:
         """Of every output channel; float64 [O]."""
-        return np.broadcast_to(self.scales.astype(np.float64), len(self.weights))
+        return self.scales.astype(np.float64)
 
     def weights_expression(self) -> relax.Call:
         """As Relax QDQ."""
@@ -97,7 +94,7 @@ def layers_of(module: tvm.IRModule) -> list[Layer]:
         addend: Any = values.get(values[biased[var]].args[1]) if var in biased else None
         if _is_decoded_constant(addend):
             total, bias = biased[var], constant_of(addend.args[0]).astype(np.int32)
-        scales = constant_of(kernel.args[1]).astype(np.float32)
+        scales = np.broadcast_to(constant_of(kernel.args[1]), len(weights)).astype(np.float32)
         kind = _KINDS[value.op.name]
         number = sum(layer.name.startswith(f"{kind}_") for layer in layers)
         constants = Constants(weights, scales, np.broadcast_to(bias, len(weights)))

@@ -1,4 +1,9 @@
-"""From a planned Relax module to TIR: one PrimFunc a layer, and one that calls them in order over the arena."""
+"""From a planned Relax module to TIR: one PrimFunc a layer, and one that calls them in order over the arena.
+
+before: fused_conv2d(q), Composite "sgsc.conv2d"; main's plan says where q and the result lie
+after:  conv2d_0(in0, out, scratch, words, ints, ...)     loops over micro-kernels of c/sgsc_kernels.h
+        network(in0, out, arena, words, ints, ...)        conv2d_0(&in0[0], &arena[128], ...) and so on, in order
+"""
 
 from __future__ import annotations
 

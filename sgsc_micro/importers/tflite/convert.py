@@ -125,20 +125,13 @@ def _rank(tensor: Tensor, rank: int) -> tuple[int, ...]:
 
 
 def _weights(scope: Scope, values: np.ndarray, tensor: Tensor) -> relax.Var:
-    """[O, ...] at one scale (then float32 of no axes) or one per output channel."""
-    scales = tensor.channel_scales(len(values))
-    scales = scales if len(tensor.scales) > 1 else scales[0]
-    zero_points = np.zeros(scales.shape, np.int8)
-    return scope.emit(
-        relax.op.dequantize(
-            relax.const(np.ascontiguousarray(values)), relax.const(scales), relax.const(zero_points), axis=0
-        )
-    )
+    """[O, ...], with a scale per output channel."""
+    parameters = relax.const(tensor.channel_scales(len(values))), relax.const(np.zeros(len(values), np.int8))
+    return scope.emit(relax.op.dequantize(relax.const(np.ascontiguousarray(values)), *parameters, axis=0))
 
 
-def _biased(scope: Scope, total: relax.Var, op: Operator, x: Tensor, w: Tensor, channels: int) -> relax.Var:
-    """With the bias at input 2 or 3, if there is one: int32 at the accumulator's scale."""
-    bias = op.optional(len(op.inputs) - 1) if len(op.inputs) > 2 and op.inputs[-1] not in (x, w) else None
+def _biased(scope: Scope, total: relax.Var, bias: Tensor | None, x: Tensor, w: Tensor, channels: int) -> relax.Var:
+    """With the bias, if there is one: int32 at the accumulator's scale."""
     if bias is None:
         return total
     values = constant(bias, "int32")
@@ -163,7 +156,7 @@ def conv_2d(scope: Scope, op: Operator) -> relax.Var:
     total = relax.op.nn.conv2d(
         scope.real(x), _weights(scope, kernels, w), **geometry, groups=image[3] // depth, **_LAYOUTS
     )
-    total = _biased(scope, scope.emit(total), op, x, w, outputs)
+    total = _biased(scope, scope.emit(total), op.optional(2), x, w, outputs)
     return scope.activated(total, options.FusedActivationFunction(), op.output)
 
 
@@ -178,7 +171,7 @@ def depthwise_conv_2d(scope: Scope, op: Operator) -> relax.Var:
     geometry = _windows(options, image, (height, width), dilation) | {"dilation": dilation}
     turned = kernels.transpose(3, 1, 2, 0)
     total = relax.op.nn.conv2d(scope.real(x), _weights(scope, turned, w), **geometry, groups=image[3], **_LAYOUTS)
-    total = _biased(scope, scope.emit(total), op, x, w, outputs)
+    total = _biased(scope, scope.emit(total), op.optional(2), x, w, outputs)
     return scope.activated(total, options.FusedActivationFunction(), op.output)
 
 
@@ -206,7 +199,7 @@ def transpose_conv(scope: Scope, op: Operator) -> relax.Var:
         output_padding=behind,
         **_LAYOUTS,
     )
-    total = _biased(scope, scope.emit(total), op, x, w, outputs)
+    total = _biased(scope, scope.emit(total), op.optional(3), x, w, outputs)
     return scope.activated(total, options.FusedActivationFunction(), op.output)
 
 
@@ -224,7 +217,7 @@ def fully_connected(scope: Scope, op: Operator) -> relax.Var:
         q = scope.emit(relax.op.reshape(q, (int(np.prod(x.shape)) // depth, depth)))
     transposed = scope.emit(relax.op.permute_dims(_weights(scope, kernels, w)))
     total = scope.emit(relax.op.matmul(scope.dequantized(q, x), transposed))
-    total = _biased(scope, total, op, x, w, outputs)
+    total = _biased(scope, total, op.optional(2), x, w, outputs)
     result = scope.activated(total, options.FusedActivationFunction(), op.output)
     if shape_of(result) != op.output.shape and int(np.prod(shape_of(result))) == int(np.prod(op.output.shape)):
         result = scope.emit(relax.op.reshape(result, op.output.shape))

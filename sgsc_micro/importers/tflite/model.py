@@ -78,7 +78,7 @@ class Tensor:
             raise Refused(f"{self} has a zero point other than 0: weights have to be symmetric")
         if per_channel and self.shape[self.axis : self.axis + 1] != (channels,):
             raise Refused(f"{self} is quantised along axis {self.axis}, which is not that of its output channels")
-        return np.broadcast_to(self.scales, channels)
+        return np.ascontiguousarray(np.broadcast_to(self.scales, channels))
 
     def _check_scales(self, count: int) -> None:
         if len(self.scales) == 0:
