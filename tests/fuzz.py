@@ -256,7 +256,7 @@ def main(networks: int, files: int, seed: int, jobs: int, output: Path) -> None:
     failures = []
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, max_tasks_per_child=200) as pool, Progress(*columns) as progress:
+    with ProcessPoolExecutor(jobs, context) as pool, Progress(*columns) as progress:
         bar = progress.add_task("checked", total=len(tasks))
         for future in as_completed([pool.submit(task) for task in tasks]):
             result = future.result()
