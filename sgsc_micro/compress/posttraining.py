@@ -26,12 +26,12 @@ from sgsc_micro.preserve import CaseSet, Verdict
 from sgsc_micro.project import Policy, PostTrainingConfig
 from sgsc_micro.storage import MAX_BITS, channel_words
 
-THREADS = (
-    1  # of BLAS: how a sum is split over threads changes its last bit, and the same input must give the same bytes
-)
-PATIENCE = 16  # the search ends after so many refusals in a row
-HEAVIER = 8.0  # a preserved case counts so many times more after each refused step that broke it
-HEAVIEST = 256.0
+THREADS = 1
+"""Of BLAS: how a sum is split over threads changes its last bit, and the same input must give the same bytes."""
+PATIENCE = 16
+"""The search ends after so many refusals in a row."""
+HEAVIER, HEAVIEST = 8.0, 256.0
+"""A preserved case counts so many times more after each refused step that broke it, and at most so much."""
 
 Network = dict[str, Constants]
 """The state: layer -> its constants."""
