@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import tempfile
@@ -163,7 +164,7 @@ class Oracle:
 
 
 def _answer(pipe: Any) -> None:
-    sys.stderr = open("/dev/null", "w")  # noqa: SIM115 - tflite-micro says on stderr why it refuses
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # tflite-micro says there why it refuses, or that it ends
     while True:
         model, inputs = pipe.recv()
         try:

@@ -230,6 +230,16 @@ def test_a_shape_that_the_operator_does_not_make_is_named() -> None:
     assert "makes [1, 4, 4, 2], [1, 4, 4, 3] is stated" in _refusal(writer, x, y)
 
 
+@pytest.mark.parametrize("axis", [4, -5, -33554434])
+def test_an_axis_that_is_not_there_is_named(axis: int) -> None:
+    writer, x = _writer()
+    y = writer.mean(x, [1], Q, keep_dims=True)
+    next(buffer for buffer in writer.buffers if buffer.data is not None).data = np.frombuffer(
+        np.int32(axis).tobytes(), np.uint8
+    )
+    assert f"has axis {axis} of 4" in _refusal(writer, x, y)
+
+
 def test_integers_do_not_change_their_meaning_on_the_way() -> None:
     writer, x = _writer()
     y = writer.pool("MAX_POOL_2D", x, (2, 2), (2, 2), "VALID")

@@ -89,6 +89,13 @@ def integers(tensor: Tensor) -> list[int]:
     return [int(value) for value in constant(tensor, "int32", "int64").ravel()]
 
 
+def axis_of(axis: int, rank: int) -> int:
+    """From 0, of an axis that may be counted from the end."""
+    if not -rank <= axis < rank:
+        raise Refused(f"has axis {axis} of {rank}")
+    return axis % rank
+
+
 def same_quantisation(x: Tensor, y: Tensor) -> None:
     """For operators that hand integers on: a real value must not change its meaning on the way."""
     if not np.isclose(x.scale, y.scale, rtol=1e-6, atol=0) or x.zero_point != y.zero_point:
@@ -276,7 +283,7 @@ def max_pool_2d(scope: Scope, op: Operator) -> relax.Var:
 def mean(scope: Scope, op: Operator) -> relax.Var:
     """Over the axes of input 1."""
     keep = bool(op.options("ReducerOptions").KeepDims())
-    axes = sorted({axis % len(op.input(0).shape) for axis in integers(op.input(1))})
+    axes = sorted({axis_of(axis, len(op.input(0).shape)) for axis in integers(op.input(1))})
     return scope.quantized(scope.emit(relax.op.mean(scope.real(op.input(0)), axes, keep)), op.output)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from tvm import relax
 
-from sgsc_micro.importers.tflite.convert import Scope, constant, integers, same_quantisation
+from sgsc_micro.importers.tflite.convert import Scope, axis_of, constant, integers, same_quantisation
 from sgsc_micro.importers.tflite.model import Operator, Refused
 from sgsc_micro.ir import shape_of
 
@@ -31,10 +31,11 @@ def reshape(scope: Scope, op: Operator) -> relax.Var:
 
 def transpose(scope: Scope, op: Operator) -> relax.Var:
     """Axis i of the output is axis input1[i] of the input."""
-    axes, rank = integers(op.input(1)), len(op.input(0).shape)
-    if sorted(axis % rank for axis in axes) != list(range(rank)):
+    rank = len(op.input(0).shape)
+    axes = [axis_of(axis, rank) for axis in integers(op.input(1))]
+    if sorted(axes) != list(range(rank)):
         raise Refused(f"has axes {axes} for {rank}")
-    return scope.emit(relax.op.permute_dims(_handed_on(scope, op), [axis % rank for axis in axes]))
+    return scope.emit(relax.op.permute_dims(_handed_on(scope, op), axes))
 
 
 def pad(scope: Scope, op: Operator) -> relax.Var:
@@ -55,12 +56,12 @@ def concatenation(scope: Scope, op: Operator) -> relax.Var:
     if options.FusedActivationFunction():
         raise Refused("has a fused activation, which int8 kernels do not have")
     parts = [_handed_on(scope, op, number) for number in range(len(op.inputs))]
-    return scope.emit(relax.op.concat(parts, _axis(options.Axis(), len(op.output.shape))))
+    return scope.emit(relax.op.concat(parts, axis_of(options.Axis(), len(op.output.shape))))
 
 
 def pack(scope: Scope, op: Operator) -> relax.Var:
     """Along a new axis."""
-    axis = _axis(op.options("PackOptions").Axis(), len(op.output.shape))
+    axis = axis_of(op.options("PackOptions").Axis(), len(op.output.shape))
     parts = []
     for number in range(len(op.inputs)):
         part = _handed_on(scope, op, number)
@@ -72,7 +73,7 @@ def pack(scope: Scope, op: Operator) -> relax.Var:
 def unpack(scope: Scope, op: Operator) -> list[relax.Var]:
     """Every slice along one axis, without it."""
     x = _handed_on(scope, op)
-    axis = _axis(op.options("UnpackOptions").Axis(), len(shape_of(x)))
+    axis = axis_of(op.options("UnpackOptions").Axis(), len(shape_of(x)))
     sizes = [1] * len(op.outputs)
     parts = _parts(scope, x, axis, sizes)
     shape = shape_of(x)
@@ -82,7 +83,7 @@ def unpack(scope: Scope, op: Operator) -> list[relax.Var]:
 def split(scope: Scope, op: Operator) -> list[relax.Var]:
     """Equal parts; the axis comes first."""
     x = _handed_on(scope, op, 1)
-    axis = _axis(integers(op.input(0))[0], len(shape_of(x)))
+    axis = axis_of(integers(op.input(0))[0], len(shape_of(x)))
     if shape_of(x)[axis] % len(op.outputs):
         raise Refused(f"splits {shape_of(x)[axis]} into {len(op.outputs)}")
     return _parts(scope, x, axis, [shape_of(x)[axis] // len(op.outputs)] * len(op.outputs))
@@ -91,7 +92,7 @@ def split(scope: Scope, op: Operator) -> list[relax.Var]:
 def split_v(scope: Scope, op: Operator) -> list[relax.Var]:
     """Parts of given sizes, one of which may be -1: what is left."""
     x, sizes = _handed_on(scope, op), integers(op.input(1))
-    axis = _axis(integers(op.input(2))[0], len(shape_of(x)))
+    axis = axis_of(integers(op.input(2))[0], len(shape_of(x)))
     sizes = [shape_of(x)[axis] - sum(sizes) - 1 if size == -1 else size for size in sizes]
     if len(sizes) != len(op.outputs):
         raise Refused(f"has {len(sizes)} sizes for {len(op.outputs)} outputs")
@@ -179,12 +180,6 @@ def _nearest(extent: int, size: int, options: Any) -> np.ndarray:
     position = (np.arange(size, dtype=np.float32) + np.float32(0.5 if half else 0)) * scale
     nearest = np.floor(position + np.float32(0.5)) if corners else np.floor(position)
     return np.clip(nearest, 0, extent - 1).astype(np.int32)
-
-
-def _axis(axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise Refused(f"has axis {axis} of {rank}")
-    return axis % rank
 
 
 MOVING: dict[str, Callable[[Scope, Operator], relax.Var | list[relax.Var]]] = {
