@@ -99,3 +99,11 @@ def test_selftest_inputs_of_another_shape_are_an_error(tmp_path: Path) -> None:
     module = GraphBuilder(np.random.default_rng(1)).build(SHAPE, ["conv"], [8])
     with pytest.raises(SgscError, match=r"inputs have shape \[2, 7\]"):
         write_library(optimise(module), tmp_path, "net", selftest=np.zeros((2, 7), np.float32))
+
+
+def test_int8_rows_may_be_flat(library: tuple[Path, np.ndarray]) -> None:
+    manifest = HostLibrary(library[0]).manifest
+    shaped = np.random.default_rng(2).integers(-128, 128, (4, *manifest["input"]["shape"])).astype(np.int8)
+    assert np.array_equal(to_stored(manifest, shaped.reshape(4, -1)), to_stored(manifest, shaped))
+    with pytest.raises(SgscError, match="inputs have shape"):
+        to_stored(manifest, shaped.reshape(4, -1).astype(np.float32))

@@ -110,6 +110,50 @@ def test_a_convolution_without_bias() -> None:
     assert np.array_equal(reference_bytes(model, inputs), tflite_micro_outputs(model, inputs).reshape(4, -1))
 
 
+def _shape_of(writer: ModelWriter, x: Tensor) -> list[Tensor]:
+    """The sides of x as scalars, computed from it as converters do behind a free batch axis."""
+    shape = writer.tensor((len(x.shape),), "int32")
+    writer.operator("SHAPE", [x], [shape])
+    sides = []
+    for axis in range(len(x.shape)):
+        side = writer.tensor((), "int32")
+        ends = [writer.constant([axis]), writer.constant([axis + 1]), writer.constant([1])]
+        writer.operator("STRIDED_SLICE", [shape, *ends], [side], shrinkAxisMask=1)
+        sides.append(side)
+    return sides
+
+
+def _packed(writer: ModelWriter, sides: list[Tensor]) -> Tensor:
+    shape = writer.tensor((len(sides),), "int32")
+    writer.operator("PACK", sides, [shape], valuesCount=len(sides), axis=0)
+    return shape
+
+
+def test_a_shape_computed_from_a_tensor_is_a_constant() -> None:
+    """Keras' Reshape and Conv2DTranspose: the batch is taken from the input, and the sides are computed."""
+    rng = np.random.default_rng(2)
+    writer = ModelWriter()
+    x = writer.activation((1, 24), Q)
+    image = writer.activation((1, 3, 4, 2), Q)
+    wanted = _packed(writer, [_shape_of(writer, x)[0], *(writer.constant(side) for side in (3, 4, 2))])
+    writer.operator("RESHAPE", [x, wanted], [image])
+    weights = rng.integers(-127, 128, (3, 2, 2, 2))
+    y = writer.transpose_conv(image, weights, [0.01] * 3, None, Q, (6, 8), strides=(2, 2), padding="SAME")
+    batch, height, width, _ = _shape_of(writer, image)
+    doubled = []
+    for side in (height, width):
+        doubled.append(writer.tensor((), "int32"))
+        writer.operator("MUL", [side, writer.constant(2)], [doubled[-1]])
+    last = writer.operators.index(next(op for op in writer.operators if y.number in op.outputs))
+    turned = writer.operators.pop(last)
+    turned.inputs[0] = _packed(writer, [batch, *doubled, writer.constant(3)]).number
+    writer.operators.append(turned)
+    model, inputs = writer.bytes([x], [y]), rng.integers(-128, 128, (5, 24)).astype(np.int8)
+    expected = tflite_micro_outputs(model, inputs).reshape(5, -1)
+    assert np.array_equal(reference_bytes(model, inputs), expected)
+    assert len(np.unique(expected)) > 50
+
+
 @pytest.mark.parametrize("kind", ["RELU", "LEAKY_RELU"])
 def test_the_ratio_of_scales_has_tflite_micros_precision(kind: str) -> None:
     """Ratios next to (n + 1/2) / q: float32 and float64 round q times them to different sides."""

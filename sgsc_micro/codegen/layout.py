@@ -12,9 +12,12 @@ from sgsc_micro.errors import SgscError
 def to_stored(manifest: dict[str, Any], x: np.ndarray) -> np.ndarray:
     """Float inputs [N, ...] as the user's network takes them, quantised and laid out as stored: int8 [N, input bytes].
 
-    int8 inputs are taken as quantised already. Errors: ``SgscError`` for another shape, or NaN.
+    int8 inputs are taken as quantised already; a row of them may be flat. Errors: ``SgscError`` for another shape, or
+    NaN.
     """
     layout = manifest["input"]
+    if x.dtype == np.int8 and x.shape[1:] == (layout["bytes"],):
+        x = x.reshape(len(x), *layout["shape"])
     if list(x.shape[1:]) != layout["shape"]:
         raise SgscError(
             f"inputs have shape {list(x.shape)}, the model takes [N, {', '.join(map(str, layout['shape']))}]"

@@ -11,6 +11,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.tflite.convert import COMPUTING, Scope
 from sgsc_micro.importers.tflite.model import DAMAGED, Model, Operator, Refused, Tensor, read_bytes, read_model
 from sgsc_micro.importers.tflite.moves import MOVING
+from sgsc_micro.importers.tflite.shapes import fold_shapes
 from sgsc_micro.ir import shape_of, with_rounding
 
 __all__ = ["from_tflite"]
@@ -35,7 +36,7 @@ class _Importer:
     """One walk over the operators; a refused one is noted, its outputs stood in for, and the walk goes on."""
 
     def __init__(self, model: Model, source: str) -> None:
-        self.model = model
+        self.model = fold_shapes(model)
         self.source = source
         self.scope = Scope(relax.BlockBuilder())
         self.refusals: list[str] = []

@@ -123,14 +123,22 @@ def slice_(scope: Scope, op: Operator) -> relax.Var:
 
 def strided_slice(scope: Scope, op: Operator) -> relax.Var:
     """As Python slices; bits of the masks leave ends away, or drop an axis."""
-    x, options = _handed_on(scope, op), op.options("StridedSliceOptions")
+    x = _handed_on(scope, op)
+    spans, kept = spans_of(op, shape_of(x))
+    sizes = [len(span) for span in spans]
+    part = _sliced(scope, x, [span[0] for span in spans], sizes, [span.step for span in spans])
+    return part if len(kept) == len(spans) else scope.emit(relax.op.reshape(part, [sizes[axis] for axis in kept]))
+
+
+def spans_of(op: Operator, shape: tuple[int, ...]) -> tuple[list[range], list[int]]:
+    """What a STRIDED_SLICE takes of every axis, and the axes that it keeps."""
+    options = op.options("StridedSliceOptions")
     begins, ends, strides = (integers(op.input(number)) for number in (1, 2, 3))
-    shape = shape_of(x)
     if options.EllipsisMask() or options.NewAxisMask() or options.Offset():
         raise Refused("has an ellipsis, new axes or an offset")
     if not len(begins) == len(ends) == len(strides) <= len(shape):
         raise Refused(f"has {len(begins)} begins, {len(ends)} ends and {len(strides)} strides for {len(shape)} axes")
-    first, sizes, steps, kept = [], [], [], []
+    spans, kept = [], []
     for axis, extent in enumerate(shape):
         bit = 1 << axis
         begin, end, step = (0, extent, 1) if axis >= len(begins) else (begins[axis], ends[axis], strides[axis])
@@ -146,11 +154,8 @@ def strided_slice(scope: Scope, op: Operator) -> relax.Var:
             kept.append(axis)
         if not span:
             raise Refused(f"takes nothing of axis {axis}")
-        first.append(span[0])
-        sizes.append(len(span))
-        steps.append(span.step)
-    part = _sliced(scope, x, first, sizes, steps)
-    return part if len(kept) == len(shape) else scope.emit(relax.op.reshape(part, [sizes[axis] for axis in kept]))
+        spans.append(span)
+    return spans, kept
 
 
 def _sliced(scope: Scope, x: relax.Expr, begins: list[int], sizes: list[int], steps: list[int]) -> relax.Var:
