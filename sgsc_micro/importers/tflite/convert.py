@@ -37,6 +37,8 @@ class Scope:
         """int8 of an activation or a constant."""
         if tensor.dtype != "int8":
             raise Refused(f"reads {tensor}, which is {tensor.dtype}: only int8 is computed on")
+        if 0 in tensor.shape:
+            raise Refused(f"reads {tensor}, which is empty: {list(tensor.shape)}")
         if tensor.index in self.values:
             return self.values[tensor.index]
         if tensor.values is None:
@@ -173,8 +175,10 @@ def depthwise_conv_2d(scope: Scope, op: Operator) -> relax.Var:
     image, kernels = _rank(x, 4), constant(w, "int8", "int4")
     _, height, width, outputs = _rank(w, 4)
     dilation = options.DilationHFactor(), options.DilationWFactor()
-    if kernels.shape[0] != 1 or outputs % image[3]:
-        raise Refused(f"has kernels {list(kernels.shape)} on {image[3]} channels")
+    if kernels.shape[0] != 1 or outputs != image[3] * options.DepthMultiplier():
+        raise Refused(
+            f"has kernels {list(kernels.shape)} on {image[3]} channels, multiplier {options.DepthMultiplier()}"
+        )
     geometry = _windows(options, image, (height, width), dilation) | {"dilation": dilation}
     turned = kernels.transpose(3, 1, 2, 0)
     total = relax.op.nn.conv2d(scope.real(x), _weights(scope, turned, w), **geometry, groups=image[3], **_LAYOUTS)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tflite
+from flatbuffers import number_types
 
 from sgsc_micro.errors import SgscError
 
@@ -22,6 +23,8 @@ DAMAGED = (struct.error, IndexError, TypeError, ValueError, OverflowError, Attri
 _DTYPES: dict[int, str] = {
     value: name.lower() for name, value in vars(tflite.TensorType).items() if not name.startswith("_")
 }
+_BUILTIN_CODE = 10
+"""Of OperatorCode's fields the place of the fourth in a flatbuffer's table."""
 _KINDS: dict[int, str] = {
     value: name for name, value in vars(tflite.BuiltinOperator).items() if not name.startswith("_")
 }
@@ -194,7 +197,7 @@ class _Reader:
 
     def _operator(self, index: int, operator: Any, tensors: list[Tensor]) -> Operator:
         code = self.model.OperatorCodes(operator.OpcodeIndex())
-        number = max(code.BuiltinCode(), code.DeprecatedBuiltinCode())  # the old field holds codes below 127
+        number = max(_builtin_code(code), code.DeprecatedBuiltinCode())  # the old field holds codes below 127
         kind = _KINDS.get(number, f"builtin {number}")
         if kind == "CUSTOM":
             kind = f"custom '{(code.CustomCode() or b'').decode()}'"
@@ -248,6 +251,12 @@ class _Reader:
 
     def _fault(self, what: str, hint: str) -> SgscError:
         return SgscError(f"{self.source}: {what}", hint=hint)
+
+
+def _builtin_code(code: Any) -> int:
+    """The field as it is: the package's own accessor puts the old field in its place where that is below 127."""
+    offset = code._tab.Offset(_BUILTIN_CODE)
+    return int(code._tab.Get(number_types.Int32Flags, offset + code._tab.Pos)) if offset else 0
 
 
 def _exactly(raw: np.ndarray, size: int, index: int, name: str) -> np.ndarray:
