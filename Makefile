@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow fuzz bench lint setup system clean help
+.PHONY: demo test test-slow fuzz bench bench-kernels lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -27,6 +27,9 @@ fuzz: setup ## random networks and damaged files (half an hour)
 bench: setup ## the numbers in README (about 10 minutes)
 	$(BIN)/python benchmarks/digits.py --seeds 3
 	$(BIN)/python benchmarks/imported.py
+
+bench-kernels: setup ## instructions of the kernels on an emulated Cortex-M4, beside CMSIS-NN's (2 minutes)
+	$(BIN)/python benchmarks/kernels.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

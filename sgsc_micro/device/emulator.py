@@ -9,7 +9,7 @@ import selectors
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sgsc_micro.device.link import LinkError
@@ -21,16 +21,17 @@ _PTY = re.compile(rb"char device redirected to (\S+)")
 
 
 @contextlib.contextmanager
-def emulate(twin: Emulator, binary: Path, origin: int) -> Iterator[str]:
+def emulate(twin: Emulator, binary: Path, origin: int, options: Sequence[str] = ()) -> Iterator[str]:
     """Boot ``binary``, loaded at address ``origin``, and yield the path of the pty that is its link.
 
-    QEMU ends with the block. Raises SgscError if it is not installed, LinkError if it does not start.
+    ``options`` are more of QEMU's own. It ends with the block. Raises SgscError if it is not installed, LinkError if it
+    does not start.
     """
     command = [tools.require(tools.QEMU), "-M", twin.machine, "-display", "none", "-monitor", "none"]
     command += ["-icount", f"shift={twin.icount_shift}"]
     path = str(binary).replace(",", ",,")  # a comma ends an option
     command += ["-device", f"loader,file={path},addr={origin:#x},force-raw=on"]
-    command += ["-serial", "null"] * twin.serial + ["-serial", "pty"]
+    command += ["-serial", "null"] * twin.serial + ["-serial", "pty", *options]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors)
         try:
