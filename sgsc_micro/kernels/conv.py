@@ -113,23 +113,28 @@ class _Body:
         kh, kw, depth = operator.weights.shape[1:]
         (oy, ox), (_, height, width, _) = pixel, self.shape
         top, left, _, _ = operator.padding
-        with loops(ky=kh, kx=kw) as (ky, kx):
+        channels = depth * operator.groups
+        taps = kw if operator.upsample[1] == 1 else 1  # a kernel row's taps lie evenly in the image, or one by one
+        with loops(ky=kh, kx=kw // taps) as (ky, kx):
             y = oy * operator.strides[0] + ky * operator.dilation[0] - top
             x = ox * operator.strides[1] + kx * operator.dilation[1] - left
-            iy, inside_y = _upsampled(y, height, operator.upsample[0])
+            iy, inside = _upsampled(y, height, operator.upsample[0])
             ix, inside_x = _upsampled(x, width, operator.upsample[1])
+            if taps == 1:
+                inside = [*inside, *inside_x]
             lanes = T.address_of(built.row[start + (ky * kw + kx) * depth * 2])
 
             def widen() -> None:
-                source = T.address_of(built.input()[0, iy, ix, group * depth])
-                run("sgsc_widen", lanes, source, depth, operator.input.zero_point)
+                source = T.address_of(built.input()[0, iy, 0, group * depth])
+                geometry = ix, taps, operator.dilation[1], width, channels, depth
+                run("sgsc_widen_taps", lanes, source, *geometry, operator.input.zero_point)
 
             if operator.sees_zeros:
-                with T.If(tirx.all(*inside_y, *inside_x)):
+                with T.If(tirx.all(*inside)):
                     with T.Then():
                         widen()
                     with T.Else():
-                        run("sgsc_zero", lanes, depth)
+                        run("sgsc_zero", lanes, taps * depth)
             else:
                 widen()
         return bind("total", call("sgsc_sum", T.address_of(built.row[start]), operator.taps))

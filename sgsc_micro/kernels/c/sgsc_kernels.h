@@ -80,12 +80,34 @@ static inline void sgsc_zero(int8_t *row, int32_t n)
     memset(row, 0, (size_t)n * sizeof(int16_t));
 }
 
+/* Widens `depth` channels at each tap of a kernel row: tap t lies over pixel first + t * step of an image row of `width`
+ * pixels of `channels` bytes each, or outside, where it gives zeros. */
+static inline void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
+                                 int32_t channels, int32_t depth, int32_t zero)
+{
+    if (step == 1 && depth == channels && depth % 4 == 0 && first >= 0 && first + taps <= width) { /* neighbours */
+        sgsc_widen(row, x + first * channels, taps * depth, zero);
+        return;
+    }
+    for (int32_t t = 0; t < taps; ++t) {
+        const int32_t pixel = first + t * step;
+        if (pixel < 0 || pixel >= width) {
+            sgsc_zero(row, depth);
+        } else if (depth == 1) {
+            sgsc_store_lane(row, x[pixel * channels] - zero);
+        } else {
+            sgsc_widen(row, x + pixel * channels, depth, zero);
+        }
+        row += 2 * depth;
+    }
+}
+
 /* The sum of the first n activations of a row. */
-SGSC_KERNEL int32_t sgsc_sum(const int8_t *row, int32_t n)
+static inline int32_t sgsc_sum(const int8_t *row, int32_t n)
 {
     uint32_t sum = 0;
     int32_t i = 0;
-    for (; i + 2 <= n; i += 2) {
+    _Pragma("GCC unroll 4") for (; i + 2 <= n; i += 2) {
         sum = sgsc_smlad(sgsc_load_pair(row + 2 * i), 0x00010001u, sum);
     }
     if (i < n) {
