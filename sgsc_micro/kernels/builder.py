@@ -124,6 +124,15 @@ def bind(name: str, value: Expression) -> Expression:
     return variable
 
 
+def accumulators(values: list[Expression]) -> Any:
+    """A local array of int32 that begins as ``values``."""
+    buffer = T.alloc_buffer((len(values),), "int32")
+    IRBuilder.name("acc", buffer)
+    for number, value in enumerate(values):
+        T.buffer_store(buffer, value, [number])
+    return buffer
+
+
 class Requantiser:
     """An output's multipliers: literals where all channels agree, else constants beside the weights."""
 

@@ -1,4 +1,4 @@
-"""Convolution, grouped, depthwise or dense: widen a pixel's activations once, meet every channel's packed words."""
+"""Convolution, grouped, depthwise or dense: widen some pixels' activations once, meet every channel's packed words."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sgsc_micro.kernels.builder import (
     Expression,
     Kernel,
     Requantiser,
+    accumulators,
     bind,
     call,
     kernel,
@@ -22,10 +23,12 @@ from sgsc_micro.kernels.builder import (
 )
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Computation, adding
-from sgsc_micro.kernels.pack import Run, Segment, pack, runs
+from sgsc_micro.kernels.pack import Run, Segment, blocks, pack, runs
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 
 Shape = tuple[int, ...]
+ACCUMULATORS = 4
+"""What a micro-kernel keeps in registers: pixels times channels."""
 
 
 def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
@@ -50,18 +53,19 @@ def _convolution(
     number: int = 0,
 ) -> Kernel:
     """``add`` takes the result as its operand ``number``, and what lies at the same place of the second input."""
+    rows, scratch = operator.rows_at_once, operator.scratch_bytes
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
-        inputs, output = (
-            [(1, math.prod(shape[:-1]), 1, shape[-1]) for shape in inputs],
-            (1, math.prod(output[:-1]), 1, output[-1]),
-        )
-    weights = constants.words("weights", pack(operator.weights, operator.widths))
+    if operator.is_pointwise:  # pixel by pixel: the image is one row
+        inputs = [(1, 1, math.prod(shape[:-1]), shape[-1]) for shape in inputs]
+        output = (1, 1, math.prod(output[:-1]), output[-1])
+    alike = runs(operator.widths, operator.groups, operator.taps, ACCUMULATORS // rows)
+    weights = constants.words("weights", pack(operator.weights, alike))
     bias = constants.integers("bias", operator.bias)
     multipliers = [operator.output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
     requantise = Requantiser(constants, operator.output, multipliers, operator.accumulator_bound())
-    with kernel(constants.layer, inputs, output, constants, operator.scratch_bytes) as built:
+    with kernel(constants.layer, inputs, output, constants, scratch) as built:
 
         def end(accumulator: Expression, position: list[Expression]) -> Expression:
             value = requantise(built, accumulator, position[-1])
@@ -72,16 +76,19 @@ def _convolution(
 
         body = _Body(built, operator, inputs[0], weights, bias, end)
         _, height, width, _ = output
-        with loops(oy=height, ox=width) as pixel:
-            for groups in runs(operator.widths, operator.groups, operator.taps):
-                with loop("g", groups.count) as g:
-                    body.emit(pixel, groups, g)
+        with loop("oy", height) as oy:
+            for first, count, pixels in blocks(width, rows):
+                with loop("ox", count) as ox:
+                    row = [[oy, first + ox * pixels + pixel] for pixel in range(pixels)]
+                    for groups in alike:
+                        with loop("g", groups.count) as g:
+                            body.emit(row, groups, g)
     return built
 
 
 @dataclass(frozen=True)
 class _Body:
-    """What happens at one output pixel: one group's activations are gathered, then each of its channels computed."""
+    """What happens at neighbouring output pixels: a group's activations are gathered, then its channels computed."""
 
     built: Kernel
     operator: Conv2D
@@ -91,58 +98,86 @@ class _Body:
     end: Callable[[Expression, list[Expression]], Expression]
     """From an accumulator and its position in the output to the int8 that is stored there."""
 
-    def emit(self, pixel: list[Expression], groups: Run, g: Expression) -> None:
+    def emit(self, pixels: list[list[Expression]], groups: Run, g: Expression) -> None:
         """Group ``g`` of a run of groups alike; one that has no weights left reads nothing."""
-        reads = any(segment.bits for segment in groups.segments)
-        total = self._gather(pixel, groups.first + g) if reads else 0
+        totals: list[Expression] = [0] * len(pixels)
+        if any(segment.bits for segment in groups.segments):
+            starts = [number * self.operator.row_bytes for number in range(len(pixels))]
+            totals = [self._gather(pixel, start, groups.first + g) for pixel, start in zip(pixels, starts, strict=True)]
         for segment in groups.segments:
-            self._segment(pixel, groups, g, segment, total)
+            self._segment(pixels, groups, g, segment, totals)
 
-    def _gather(self, pixel: list[Expression], group: Expression) -> Expression:
-        """Fill the row with one group's activations under the kernel; their sum."""
+    def _gather(self, pixel: list[Expression], start: int, group: Expression) -> Expression:
+        """Fill the row from byte ``start`` with one group's activations under the kernel; their sum."""
         operator, built = self.operator, self.built
         kh, kw, depth = operator.weights.shape[1:]
         (oy, ox), (_, height, width, _) = pixel, self.shape
         top, left, _, _ = operator.padding
-        with loops(ky=kh, kx=kw) as (ky, kx):
+        channels = depth * operator.groups
+        taps = kw if operator.upsample[1] == 1 else 1  # a kernel row's taps lie evenly in the image, or one by one
+        with loops(ky=kh, kx=kw // taps) as (ky, kx):
             y = oy * operator.strides[0] + ky * operator.dilation[0] - top
             x = ox * operator.strides[1] + kx * operator.dilation[1] - left
-            iy, inside_y = _upsampled(y, height, operator.upsample[0])
+            iy, inside = _upsampled(y, height, operator.upsample[0])
             ix, inside_x = _upsampled(x, width, operator.upsample[1])
-            lanes = T.address_of(built.row[(ky * kw + kx) * depth * 2])
+            if taps == 1:
+                inside = [*inside, *inside_x]
+            lanes = T.address_of(built.row[start + (ky * kw + kx) * depth * 2])
 
             def widen() -> None:
-                source = T.address_of(built.input()[0, iy, ix, group * depth])
-                run("sgsc_widen", lanes, source, depth, operator.input.zero_point)
+                source = T.address_of(built.input()[0, iy, 0, group * depth])
+                geometry = ix, taps, operator.dilation[1], width, channels, depth
+                run("sgsc_widen_taps", lanes, source, *geometry, operator.input.zero_point)
 
             if operator.sees_zeros:
-                with T.If(tirx.all(*inside_y, *inside_x)):
+                with T.If(tirx.all(*inside)):
                     with T.Then():
                         widen()
                     with T.Else():
-                        run("sgsc_zero", lanes, depth)
+                        run("sgsc_zero", lanes, taps * depth)
             else:
                 widen()
-        return bind("total", call("sgsc_sum", T.address_of(built.row[0]), operator.taps))
+        return bind("total", call("sgsc_sum", T.address_of(built.row[start]), operator.taps))
 
     def _segment(
-        self, pixel: list[Expression], groups: Run, g: Expression, segment: Segment, total: Expression
+        self, pixels: list[list[Expression]], groups: Run, g: Expression, segment: Segment, totals: list[Expression]
     ) -> None:
         """The channels of one stored width: bias, minus what offset binary added, plus each plane's dot product."""
-        built = self.built
+        built, block = self.built, segment.block
         per_group = len(self.operator.weights) // self.operator.groups
         with loop("c", segment.count) as c:
-            channel = (groups.first + g) * per_group + segment.first + c
-            accumulator = built.load(self.bias, channel)
+            channels = [(groups.first + g) * per_group + segment.first + c * block + number for number in range(block)]
+            rows = zip(totals, pixels, strict=True)
+            places = [(total, pixel, channel) for total, pixel in rows for channel in channels]
+            sums = [built.load(self.bias, channel) for _, _, channel in places]
             if segment.bits:
-                accumulator = call("sgsc_sub_shifted", accumulator, total, segment.bits - 1)
-            first_word = groups.offset + g * groups.words + segment.offset + c * segment.words
-            for plane in segment.planes:
-                words = built.address(self.weights, first_word + plane.offset)
-                dot = call(f"sgsc_dot{plane.bits}", T.address_of(built.row[0]), words, plane.words)
-                accumulator = call("sgsc_add_shifted", accumulator, dot, plane.shift)
-            position = [tirx.const(0, "int32"), *pixel, channel]
-            T.buffer_store(built.output, self.end(accumulator, position), position)
+                sums = [
+                    call("sgsc_sub_shifted", value, total, segment.bits - 1)
+                    for value, (total, _, _) in zip(sums, places, strict=True)
+                ]
+                sums = self._dots(len(pixels), groups, g, segment, c, sums)
+            for value, (_, pixel, channel) in zip(sums, places, strict=True):
+                position = [tirx.const(0, "int32"), *pixel, channel]
+                T.buffer_store(built.output, self.end(value, position), position)
+
+    def _dots(
+        self, rows: int, groups: Run, g: Expression, segment: Segment, c: Expression, sums: list[Expression]
+    ) -> list[Expression]:
+        """``sums``, row after row of one block's channels, plus the dot products of each with each."""
+        built, block = self.built, segment.block
+        accumulator = accumulators(sums)
+        first_word = groups.offset + g * groups.words + segment.offset + c * (block * segment.words)
+        for plane in segment.planes:
+            run(
+                f"sgsc_dot{plane.bits}_{rows}x{block}",
+                T.address_of(accumulator[0]),
+                T.address_of(built.row[0]),
+                self.operator.row_bytes,
+                built.address(self.weights, first_word + plane.offset * block),
+                plane.words,
+                plane.shift,
+            )
+        return [accumulator[number] for number in range(len(sums))]
 
 
 def _upsampled(position: Expression, extent: int, factor: int) -> tuple[Expression, list[Expression]]:

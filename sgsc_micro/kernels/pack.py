@@ -13,7 +13,7 @@ from sgsc_micro import storage
 
 @dataclass(frozen=True)
 class Plane:
-    """Fields of ``bits`` bits, worth 2^shift each; ``words`` from ``offset`` in the channel."""
+    """Fields of ``bits`` bits, worth 2^shift each; ``words`` from ``offset`` in a channel of its own."""
 
     bits: int
     shift: int
@@ -23,11 +23,15 @@ class Plane:
 
 @dataclass(frozen=True)
 class Segment:
-    """``count`` neighbouring channels of one stored width, ``words`` each, from ``offset`` words in their group."""
+    """``count`` blocks of ``block`` neighbouring channels of one stored width, from ``offset`` words in their group.
+
+    A channel has ``words`` words. In each plane a block's channels take turns, word by word: one pointer walks them.
+    """
 
     bits: int
     first: int
     count: int
+    block: int
     offset: int
     words: int
     planes: tuple[Plane, ...]
@@ -55,22 +59,35 @@ def planes(bits: int, taps: int) -> tuple[Plane, ...]:
     return tuple(result)
 
 
-def segments(widths: np.ndarray, taps: int) -> tuple[Segment, ...]:
-    """Neighbouring channels of one stored width, of one group; widths int [O / groups]."""
-    result, first, offset = [], 0, 0
+def blocks(count: int, size: int) -> list[tuple[int, int, int]]:
+    """``count`` things in blocks of ``size``, what remains one by one: (first, number of blocks, size).
+
+    >>> blocks(5, 2), blocks(1, 2)
+    ([(0, 2, 2), (4, 1, 1)], [(0, 1, 1)])
+    """
+    whole, rest = divmod(count, size)
+    parts = (0, whole, size), (whole * size, rest, 1)
+    return [part for part in parts if part[1]]
+
+
+def segments(widths: np.ndarray, taps: int, block: int) -> tuple[Segment, ...]:
+    """Neighbouring channels of one stored width, of one group, in blocks; widths int [O / groups]."""
+    result, start, offset = [], 0, 0
     for bits, channels in groupby(storage.stored_bits(bits, taps) for bits in widths.tolist()):
-        count, words = len(list(channels)), storage.channel_words(bits, taps)
-        result.append(Segment(bits, first, count, offset, words, planes(bits, taps)))
-        first, offset = first + count, offset + count * words
+        together, words = len(list(channels)), storage.channel_words(bits, taps)
+        for first, count, size in blocks(together, block):
+            there = offset + first * words
+            result.append(Segment(bits, start + first, count, size, there, words, planes(bits, taps)))
+        start, offset = start + together, offset + together * words
     return tuple(result)
 
 
-def runs(widths: np.ndarray, groups: int, taps: int) -> list[Run]:
-    """Neighbouring groups alike; widths int [O]."""
+def runs(widths: np.ndarray, groups: int, taps: int, block: int) -> list[Run]:
+    """Neighbouring groups alike; widths int [O]; channels in blocks of ``block``."""
     result: list[Run] = []
     first, offset = 0, 0
-    for alike, members in groupby(segments(row, taps) for row in widths.reshape(groups, -1)):
-        count, words = len(list(members)), sum(segment.count * segment.words for segment in alike)
+    for alike, members in groupby(segments(row, taps, block) for row in widths.reshape(groups, -1)):
+        count, words = len(list(members)), sum(segment.count * segment.block * segment.words for segment in alike)
         result.append(Run(first, count, offset, words, alike))
         first, offset = first + count, offset + count * words
     return result
@@ -88,10 +105,13 @@ def pack_channel(weights: np.ndarray, bits: int, order: np.ndarray) -> Iterator[
         yield (lanes << shifts).sum(axis=(1, 2)).astype(np.uint32)
 
 
-def pack(weights: np.ndarray, widths: np.ndarray) -> np.ndarray:
-    """All words of a layer, channel after channel; weights int8 [O, kh, kw, I], widths [O]."""
+def pack(weights: np.ndarray, alike: list[Run]) -> np.ndarray:
+    """All words of a layer, in the order of its runs; weights int8 [O, kh, kw, I]."""
     order = storage.lane_order(weights.shape[-1], int(np.prod(weights.shape[1:-1])))
-    stored = (storage.stored_bits(bits, len(order)) for bits in widths.tolist())
-    channels = zip(weights, stored, strict=True)
-    packed = [plane for channel, bits in channels for plane in pack_channel(channel, bits, order)]
-    return np.concatenate([np.zeros(0, np.uint32), *packed])
+    packed, channels = [np.zeros(0, np.uint32)], iter(weights)
+    for groups in alike:
+        for segment in groups.segments * groups.count:
+            for _ in range(segment.count):
+                block = [pack_channel(next(channels), segment.bits, order) for _ in range(segment.block)]
+                packed += [np.stack(plane, axis=1).ravel() for plane in zip(*block, strict=True)]
+    return np.concatenate(packed)

@@ -18,6 +18,7 @@
 #endif
 
 #define SGSC_KERNEL static __attribute__((noinline, unused))
+#define SGSC_UNROLL _Pragma("GCC unroll 16")
 
 static inline uint32_t sgsc_load_pair(const int8_t *row)
 {
@@ -79,12 +80,34 @@ static inline void sgsc_zero(int8_t *row, int32_t n)
     memset(row, 0, (size_t)n * sizeof(int16_t));
 }
 
+/* Widens `depth` channels at each tap of a kernel row: tap t lies over pixel first + t * step of an image row of `width`
+ * pixels of `channels` bytes each, or outside, where it gives zeros. */
+static inline void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
+                                 int32_t channels, int32_t depth, int32_t zero)
+{
+    if (step == 1 && depth == channels && depth % 4 == 0 && first >= 0 && first + taps <= width) { /* neighbours */
+        sgsc_widen(row, x + first * channels, taps * depth, zero);
+        return;
+    }
+    for (int32_t t = 0; t < taps; ++t) {
+        const int32_t pixel = first + t * step;
+        if (pixel < 0 || pixel >= width) {
+            sgsc_zero(row, depth);
+        } else if (depth == 1) {
+            sgsc_store_lane(row, x[pixel * channels] - zero);
+        } else {
+            sgsc_widen(row, x + pixel * channels, depth, zero);
+        }
+        row += 2 * depth;
+    }
+}
+
 /* The sum of the first n activations of a row. */
-SGSC_KERNEL int32_t sgsc_sum(const int8_t *row, int32_t n)
+static inline int32_t sgsc_sum(const int8_t *row, int32_t n)
 {
     uint32_t sum = 0;
     int32_t i = 0;
-    for (; i + 2 <= n; i += 2) {
+    _Pragma("GCC unroll 4") for (; i + 2 <= n; i += 2) {
         sum = sgsc_smlad(sgsc_load_pair(row + 2 * i), 0x00010001u, sum);
     }
     if (i < n) {
@@ -95,27 +118,96 @@ SGSC_KERNEL int32_t sgsc_sum(const int8_t *row, int32_t n)
     return (int32_t)sum;
 }
 
-/* The dot product of a row and a plane of unsigned fields: one function a field width. */
-#define SGSC_DOT(BITS)                                                                                  \
-    SGSC_KERNEL int32_t sgsc_dot##BITS(const int8_t *row, const uint32_t *plane, int32_t words)         \
-    {                                                                                                   \
-        const uint32_t mask = ((1u << (BITS)) - 1u) * 0x00010001u;                                      \
-        uint32_t sum = 0;                                                                               \
-        for (int32_t i = 0; i < words; ++i) {                                                           \
-            const uint32_t word = plane[i];                                                             \
-            _Pragma("GCC unroll 16") for (int32_t j = 0; j < 16 / (BITS); ++j) {                        \
-                sum = sgsc_smlad((word >> ((BITS) * j)) & mask, sgsc_load_pair(row), sum);              \
-                row += 4;                                                                               \
-            }                                                                                           \
-        }                                                                                               \
-        return (int32_t)sum;                                                                            \
+/* The mask of a pair of `bits`-bit fields. gcc would split an AND with a shifted word in two if it knew the mask;
+ * for 8 bits it has an instruction. */
+static inline uint32_t sgsc_mask(int32_t bits)
+{
+    uint32_t mask = ((1u << bits) - 1u) * 0x00010001u;
+#if SGSC_DSP
+    if (bits != 8) {
+        __asm__("" : "+r"(mask));
     }
-SGSC_DOT(1)
-SGSC_DOT(2)
-SGSC_DOT(3)
-SGSC_DOT(4)
-SGSC_DOT(5)
-SGSC_DOT(8)
+#endif
+    return mask;
+}
+
+/* The pair of fields at `shift`; those of 8 bits have an instruction of their own. */
+static inline uint32_t sgsc_fields(uint32_t word, int32_t bits, int32_t shift, uint32_t mask)
+{
+    uint32_t pair = (word >> shift) & mask;
+#if SGSC_DSP
+    if (bits == 8 && shift == 8) {
+        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
+    }
+#else
+    (void)bits;
+#endif
+    return pair;
+}
+
+/* The next word, or the next two, at a pointer that is a multiple of 4; gcc makes no post-indexed LDRD of its own. */
+static inline const int8_t *sgsc_next(uint32_t *words, const int8_t *from, int32_t count)
+{
+#if SGSC_DSP
+    if (count == 2) {
+        __asm__("ldrd %0, %1, [%2], #8" : "=r"(words[0]), "=r"(words[1]), "+r"(from) : : "memory");
+        return from;
+    }
+#endif
+    memcpy(words, __builtin_assume_aligned(from, sizeof *words), (size_t)count * sizeof *words);
+    return from + (size_t)count * sizeof *words;
+}
+
+/* acc[r * CHANNELS + c] += 2^shift * the dot product of row r and channel c's plane of unsigned BITS-bit fields. Rows lie
+ * row_bytes apart; the channels' words are interleaved, `words` > 0 of each. A pair of activations serves all channels,
+ * a pair of fields all rows; `step` pairs at once are what fits into registers. */
+#define SGSC_DOT(BITS, ROWS, CHANNELS)                                                                                 \
+    SGSC_KERNEL void sgsc_dot##BITS##_##ROWS##x##CHANNELS(int32_t *acc, const int8_t *row, int32_t row_bytes,          \
+                                                          const uint32_t *plane, int32_t words, int32_t shift)         \
+    {                                                                                                                  \
+        enum { step = (BITS) == 8 && (CHANNELS) <= 2 ? 2 : 1 };                                                        \
+        const uint32_t mask = sgsc_mask(BITS);                                                                         \
+        uint32_t sums[(ROWS) * (CHANNELS)] = {0};                                                                      \
+        const int8_t *next = (const int8_t *)plane, *const end = (const int8_t *)(plane + words * (CHANNELS));         \
+        const int8_t *rows[2] = {row, row + row_bytes};                                                                \
+        do {                                                                                                           \
+            uint32_t word[CHANNELS];                                                                                   \
+            SGSC_UNROLL for (int32_t c = 0; c < (CHANNELS); c += 2) {                                                  \
+                next = sgsc_next(word + c, next, (CHANNELS) - c < 2 ? 1 : 2);                                          \
+            }                                                                                                          \
+            SGSC_UNROLL for (int32_t j = 0; j < 16 / (BITS); j += step) {                                              \
+                uint32_t fields[step][CHANNELS];                                                                       \
+                SGSC_UNROLL for (int32_t i = 0; i < step * (CHANNELS); ++i) {                                          \
+                    const int32_t c = i / step, k = i % step;                                                          \
+                    fields[k][c] = sgsc_fields(word[c], BITS, (BITS) * (j + k), mask);                                 \
+                }                                                                                                      \
+                SGSC_UNROLL for (int32_t r = 0; r < (ROWS); ++r) {                                                     \
+                    uint32_t pair[step];                                                                               \
+                    rows[r] = sgsc_next(pair, rows[r], step);                                                          \
+                    SGSC_UNROLL for (int32_t i = 0; i < step * (CHANNELS); ++i) {                                      \
+                        const int32_t c = i / step, k = i % step;                                                      \
+                        sums[r * (CHANNELS) + c] = sgsc_smlad(fields[k][c], pair[k], sums[r * (CHANNELS) + c]);        \
+                    }                                                                                                  \
+                }                                                                                                      \
+            }                                                                                                          \
+        } while (next != end);                                                                                         \
+        SGSC_UNROLL for (int32_t i = 0; i < (ROWS) * (CHANNELS); ++i) {                                                \
+            acc[i] = (int32_t)((uint32_t)acc[i] + (sums[i] << shift));                                                 \
+        }                                                                                                              \
+    }
+#define SGSC_DOTS(BITS)  \
+    SGSC_DOT(BITS, 1, 1) \
+    SGSC_DOT(BITS, 1, 2) \
+    SGSC_DOT(BITS, 1, 4) \
+    SGSC_DOT(BITS, 2, 1) \
+    SGSC_DOT(BITS, 2, 2)
+SGSC_DOTS(1)
+SGSC_DOTS(2)
+SGSC_DOTS(3)
+SGSC_DOTS(4)
+SGSC_DOTS(5)
+SGSC_DOTS(8)
+#undef SGSC_DOTS
 #undef SGSC_DOT
 
 /* acc + value * 2^shift and acc - value * 2^shift */

@@ -40,9 +40,19 @@ class Weighted(Operator):
         return int(np.prod(self.weights.shape[1:]))
 
     @property
-    def scratch_bytes(self) -> int:
+    def row_bytes(self) -> int:
         """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
         return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
+
+    @property
+    def rows_at_once(self) -> int:
+        """Pixels whose activations meet the weights together."""
+        return 1
+
+    @property
+    def scratch_bytes(self) -> int:
+        """A row for each of these."""
+        return self.rows_at_once * self.row_bytes
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -104,6 +114,17 @@ class Conv2D(Weighted):
     def mixes(self) -> bool:
         """See :class:`Weighted`."""
         return self.groups == 1
+
+    @property
+    def is_pointwise(self) -> bool:
+        """One tap, and an output pixel for every input pixel."""
+        steps = *self.weights.shape[1:3], *self.strides, *self.upsample
+        return all(step == 1 for step in steps) and not any(self.padding)
+
+    @property
+    def rows_at_once(self) -> int:
+        """See :class:`Weighted`."""
+        return 2
 
     @property
     def sees_zeros(self) -> bool:
