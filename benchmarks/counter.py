@@ -31,6 +31,7 @@ _SHARED, _OUTSIDE = -1, -2
 _RUNTIME = ("bare_metal/", "runtime/")
 """What the firmware's own sources are called in its debug information."""
 _INTERRUPTS = {"systick_handler"}
+_SYSTICK_PERIOD = 1 << 24
 _CALL = re.compile(r"^  (\w+)\(")
 _INSTRUCTION = re.compile(r"^ +([0-9a-f]+):\t((?:[0-9a-f]{4} ?)+) *\t(\S+)(?:\t([^@;]*))?")
 _FRAME_LINE = re.compile(r":(\d+)(?: \(discriminator \d+\))?$")
@@ -57,8 +58,15 @@ class Run:
     total: Count
     layers: dict[str, Count]
     """By name; what ``network`` itself takes to call them is in the total alone."""
+    interrupts: int
+    """That the firmware's own measurement took to count this run."""
     systick_instructions: int
-    """What the firmware measured: the total, the call of ``model_run``, and the interrupts of the counter it uses."""
+    """What it measured: the total, the call of ``model_run``, and those interrupts."""
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both counts, which share nothing, can be of the same run."""
+        return 0 <= self.systick_instructions - self.total.instructions <= 16 + 8 * self.interrupts
 
 
 class Counter:
@@ -95,9 +103,10 @@ class Counter:
         for result, row in zip(results, counted, strict=True):
             network, *layers = (Count(int(i), int(c)) for i, c in row.reshape(-1, 2))
             total = Count(int(row[0::2].sum()), int(row[1::2].sum()))
-            ticks = round(result.count / twin.ticks_per_instruction)
+            by_name = dict(zip(self._lines.values(), layers, strict=True))
+            measured = round(result.count / twin.ticks_per_instruction)
             output = np.frombuffer(result.output, np.int8)
-            runs.append(Run(output, total, dict(zip(self._lines.values(), layers, strict=True)), ticks))
+            runs.append(Run(output, total, by_name, result.count // _SYSTICK_PERIOD, measured))
         return runs
 
     @contextlib.contextmanager

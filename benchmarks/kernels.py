@@ -58,6 +58,8 @@ def measure(name: str, network: Network, bits: str, folder: Path) -> list[dict[s
     first, *others = counter.run(np.concatenate([stored[:1], stored]))
     if (first.total, first.layers) != (others[0].total, others[0].layers):
         raise SystemExit(f"{name}, {bits} bits: two runs count differently: {first.total}, {others[0].total}")
+    if not all(run.agrees for run in (first, *others)):
+        raise SystemExit(f"{name}, {bits} bits: plugin and SysTick disagree: {first}")
     found = np.stack([run.output for run in others])
     answers = [reference.run_integers(module, to_real(manifest, stored))]
     if as_it_came:

@@ -92,7 +92,8 @@ def test_code_of_known_length_is_counted_where_it_belongs(tmp_path: Path) -> Non
         assert 0 <= found.instructions - expected.instructions <= slack, name
         assert 0 <= found.cycles - expected.cycles <= 3 * slack, name
     assert (first.total, first.layers) == (again.total, again.layers)
-    assert 0 <= first.systick_instructions - first.total.instructions <= CALL
+    assert (first.agrees, first.interrupts) == (True, 0)
+    assert 0 < first.systick_instructions - first.total.instructions <= CALL
 
 
 def tiny() -> bytes:
