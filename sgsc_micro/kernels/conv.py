@@ -126,8 +126,11 @@ class _Body:
 
             def widen() -> None:
                 source = T.address_of(built.input()[0, iy, 0, group * depth])
-                geometry = ix, taps, operator.dilation[1], width, channels, depth
-                run("sgsc_widen_taps", lanes, source, *geometry, operator.input.zero_point)
+                geometry = ix, taps, operator.dilation[1], width, channels
+                if depth == 1:
+                    run("sgsc_widen_channel", lanes, source, *geometry, operator.input.zero_point)
+                else:
+                    run("sgsc_widen_taps", lanes, source, *geometry, depth, operator.input.zero_point)
 
             if operator.sees_zeros:
                 with T.If(tirx.all(*inside)):

@@ -82,7 +82,7 @@ static inline void sgsc_zero(int8_t *row, int32_t n)
 
 /* Widens `depth` channels at each tap of a kernel row: tap t lies over pixel first + t * step of an image row of `width`
  * pixels of `channels` bytes each, or outside, where it gives zeros. */
-static inline void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
+SGSC_KERNEL void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
                                  int32_t channels, int32_t depth, int32_t zero)
 {
     if (step == 1 && depth == channels && depth % 4 == 0 && first >= 0 && first + taps <= width) { /* neighbours */
@@ -93,12 +93,20 @@ static inline void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, 
         const int32_t pixel = first + t * step;
         if (pixel < 0 || pixel >= width) {
             sgsc_zero(row, depth);
-        } else if (depth == 1) {
-            sgsc_store_lane(row, x[pixel * channels] - zero);
         } else {
             sgsc_widen(row, x + pixel * channels, depth, zero);
         }
         row += 2 * depth;
+    }
+}
+
+/* The same of one channel: so little that a call would cost more. */
+static inline void sgsc_widen_channel(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step,
+                                      int32_t width, int32_t channels, int32_t zero)
+{
+    for (int32_t t = 0; t < taps; ++t) {
+        const int32_t pixel = first + t * step;
+        row = sgsc_store_lane(row, pixel < 0 || pixel >= width ? 0 : x[pixel * channels] - zero);
     }
 }
 
@@ -228,7 +236,7 @@ static inline int8_t sgsc_clamp(int32_t q, int32_t low, int32_t high)
 }
 
 /* clamp(floor((acc * m + 2^(31 + shift)) / 2^(32 + shift)) + zero, low, high); shift in 1..22 */
-static inline int8_t sgsc_requantise(int32_t acc, int32_t m, int32_t shift, int32_t zero, int32_t low, int32_t high)
+SGSC_KERNEL int8_t sgsc_requantise(int32_t acc, int32_t m, int32_t shift, int32_t zero, int32_t low, int32_t high)
 {
     const int32_t product = (int32_t)(((int64_t)acc * m) >> 32);
     const int32_t offset = (int32_t)(((uint32_t)zero << shift) + (1u << (shift - 1)));
@@ -243,7 +251,7 @@ static inline int32_t sgsc_scale_twice(int32_t acc, int32_t m, int32_t right)
     return (high >> right) + ((high & mask) > (mask >> 1) + (high < 0) ? 1 : 0);
 }
 
-static inline int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, int32_t zero, int32_t low, int32_t high)
+SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, int32_t zero, int32_t low, int32_t high)
 {
     return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
