@@ -25,6 +25,26 @@ def sgsc(*arguments: str | Path, cwd: Path = ROOT) -> Result:
         return CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
+def build_project(project: Path, *options: str, target: str = "host") -> Result:
+    """Build a project folder into its own ``build/``."""
+    return sgsc("build", "--project", project, "--target", target, "--output", project / "build", *options)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    """Replace what has to be in a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def fails(done: Result, *words: str) -> None:
+    """A command ended in an error that says all these words."""
+    assert done.exit_code == 1, done.output
+    assert isinstance(done.exception, SystemExit)  # not a traceback
+    for word in words:
+        assert word in done.stderr, done.stderr
+
+
 @pytest.fixture(scope="session")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a copy of the digits project and ``build/``, where it was built for both targets, really."""

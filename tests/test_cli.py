@@ -13,13 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import Result
 
 from sgsc_micro.cli import _project_folder
 from sgsc_micro.files import locked
 from sgsc_micro.project import example_dir, line_of
 from sgsc_micro.targets import load_target
-from tests.conftest import ROOT, sgsc
+from tests.conftest import ROOT, build_project, edit, fails, sgsc
 
 TINY = """
 from types import SimpleNamespace
@@ -102,26 +101,9 @@ def project(untrained: Path, checkpoint: Path) -> Path:
     return untrained
 
 
-def _build(project: Path, *options: str, target: str = "host") -> Result:
-    return sgsc("build", "--project", project, "--target", target, "--output", project / "build", *options)
-
-
-def _edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def _fails(done: Result, *words: str) -> None:
-    assert done.exit_code == 1, done.output
-    assert isinstance(done.exception, SystemExit)  # not a traceback
-    for word in words:
-        assert word in done.stderr, done.stderr
-
-
 def test_a_whole_build_on_the_host(untrained: Path) -> None:
     project = untrained
-    done = _build(project)
+    done = build_project(project)
     assert done.exit_code == 0, done.stderr
     assert "PASSED on host" in done.stdout
     assert {path.name for path in (project / "build" / "tiny-host").iterdir()} == {
@@ -134,11 +116,11 @@ def test_a_whole_build_on_the_host(untrained: Path) -> None:
 
 
 def test_an_unknown_target_lists_the_near_ones() -> None:
-    _fails(sgsc("build", "--target", "stm23"), "no target 'stm23'", "did you mean stm32")
+    fails(sgsc("build", "--target", "stm23"), "no target 'stm23'", "did you mean stm32")
 
 
 def test_no_project_here_says_what_to_write_and_offers_init(tmp_path: Path) -> None:
-    _fails(sgsc("build", "--target", "host", cwd=tmp_path), "sgsc.toml: not found", "sgsc init", "checkpoint")
+    fails(sgsc("build", "--target", "host", cwd=tmp_path), "sgsc.toml: not found", "sgsc init", "checkpoint")
 
 
 def test_the_checkouts_own_root_builds_the_example_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
@@ -150,13 +132,13 @@ def test_the_checkouts_own_root_builds_the_example_and_says_so(capsys: pytest.Ca
 def test_init_writes_a_project_and_never_over_one(tmp_path: Path) -> None:
     assert sgsc("init", tmp_path / "new").exit_code == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["digits.py", "sgsc.toml", "train.py"]
-    _fails(sgsc("init", tmp_path / "new"), "there already")
+    fails(sgsc("init", tmp_path / "new"), "there already")
 
 
 def test_an_unknown_key_is_named_with_its_line(project: Path) -> None:
-    _edit(project / "sgsc.toml", "steps = 2", "steps = 2\ngama = 3")
+    edit(project / "sgsc.toml", "steps = 2", "steps = 2\ngama = 3")
     line = (project / "sgsc.toml").read_text().splitlines().index("gama = 3") + 1
-    _fails(_build(project), f"sgsc.toml:{line}: compress.gama: unknown key")
+    fails(build_project(project), f"sgsc.toml:{line}: compress.gama: unknown key")
 
 
 @pytest.mark.parametrize(
@@ -175,16 +157,16 @@ def test_the_line_of_a_key(text: str, keys: list[str], line: int | None) -> None
 
 
 def test_a_wrong_value_and_broken_toml_are_named(project: Path) -> None:
-    _edit(project / "sgsc.toml", "steps = 2", "steps = -2")
-    _fails(_build(project), "compress.steps", "greater than or equal to 0")
-    _edit(project / "sgsc.toml", "steps = -2", "steps = ")
-    _fails(_build(project), "not TOML", "line")
+    edit(project / "sgsc.toml", "steps = 2", "steps = -2")
+    fails(build_project(project), "compress.steps", "greater than or equal to 0")
+    edit(project / "sgsc.toml", "steps = -2", "steps = ")
+    fails(build_project(project), "not TOML", "line")
 
 
 def test_a_layer_that_cannot_be_lowered_is_named_before_anything_is_trained(untrained: Path) -> None:
     project = untrained
-    _edit(project / "tiny.py", "nn.ReLU()", "nn.GELU()")
-    _fails(_build(project), "gelu", "1")
+    edit(project / "tiny.py", "nn.ReLU()", "nn.GELU()")
+    fails(build_project(project), "gelu", "1")
     assert not (project / "tiny.pt").exists()
 
 
@@ -202,53 +184,53 @@ def test_a_layer_that_cannot_be_lowered_is_named_before_anything_is_trained(untr
     ],
 )  # fmt: skip
 def test_a_users_file_that_fails_is_named(untrained: Path, old: str, new: str, words: tuple[str, ...]) -> None:
-    _edit(untrained / "tiny.py", old, new)
+    edit(untrained / "tiny.py", old, new)
     if "sys." in new:
-        _edit(untrained / "tiny.py", "import numpy", "import sys\nimport numpy")
-    _fails(_build(untrained), "tiny.py", *words)
+        edit(untrained / "tiny.py", "import numpy", "import sys\nimport numpy")
+    fails(build_project(untrained), "tiny.py", *words)
     assert not (untrained / "tiny.pt").exists()
 
 
 def test_a_training_script_that_writes_nothing_is_named(untrained: Path) -> None:
     (untrained / "train.py").write_text("")
-    _fails(_build(untrained), "train.py", "wrote no checkpoint")
+    fails(build_project(untrained), "train.py", "wrote no checkpoint")
 
 
 def test_a_changed_network_is_never_taken_for_the_old_one(project: Path) -> None:
     """The same weights, another network, in a file that the project file does not name."""
     (project / "parts").mkdir()
     (project / "parts" / "activation.py").write_text("from torch.nn import ReLU as Activation\n")
-    _edit(project / "tiny.py", "from torch import nn", "from torch import nn\nfrom parts.activation import Activation")
-    _edit(project / "tiny.py", "nn.ReLU()", "Activation()")
-    assert _build(project, "--until", "reference").exit_code == 0
+    edit(project / "tiny.py", "from torch import nn", "from torch import nn\nfrom parts.activation import Activation")
+    edit(project / "tiny.py", "nn.ReLU()", "Activation()")
+    assert build_project(project, "--until", "reference").exit_code == 0
     first = (project / "build" / "tiny" / "reference" / "stage.json").read_bytes()
     (project / "parts" / "activation.py").write_text("from torch.nn import ReLU6 as Activation\n")
     sys.modules.pop("parts.activation")
-    assert _build(project, "--until", "reference").exit_code == 0
+    assert build_project(project, "--until", "reference").exit_code == 0
     assert (project / "build" / "tiny" / "reference" / "stage.json").read_bytes() != first
 
 
 def test_a_certificate_never_lies_beside_a_newer_library(project: Path) -> None:
-    assert _build(project).exit_code == 0
-    _edit(project / "sgsc.toml", "steps = 2", "steps = 1")
-    assert _build(project, "--until", "library").exit_code == 0
+    assert build_project(project).exit_code == 0
+    edit(project / "sgsc.toml", "steps = 2", "steps = 1")
+    assert build_project(project, "--until", "library").exit_code == 0
     assert not (project / "build" / "tiny-host" / "certificate.json").exists()
     assert not (project / "build" / "tiny-host" / "report.html").exists()
 
 
 def test_two_builds_at_once_in_one_folder_are_refused(project: Path) -> None:
     with locked(project / "build" / "tiny"):
-        _fails(_build(project), "another sgsc is at work here")
+        fails(build_project(project), "another sgsc is at work here")
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(project: Path) -> None:
     (project / "file").write_text("")
-    _fails(sgsc("build", "--project", project, "--target", "host", "--output", project / "file"), "file")
+    fails(sgsc("build", "--project", project, "--target", "host", "--output", project / "file"), "file")
 
 
 def test_sets_that_overlap_are_refused_with_their_cases(project: Path) -> None:
-    _edit(project / "tiny.py", "for at in (0, 60, 120)", "for at in (0, 60, 0)")
-    _fails(_build(project), "test/", "train/")
+    edit(project / "tiny.py", "for at in (0, 60, 120)", "for at in (0, 60, 0)")
+    fails(build_project(project), "test/", "train/")
 
 
 @pytest.mark.parametrize(
@@ -268,8 +250,8 @@ def test_a_users_own_set_that_is_not_right_is_refused(
     project: Path, arrays: dict[str, np.ndarray], words: tuple[str, ...]
 ) -> None:
     np.savez(project / "own.npz", **arrays)
-    _edit(project / "sgsc.toml", "size = 12", 'size = 12\ncases = "own.npz"')
-    _fails(_build(project, "--until", "preserve"), "own.npz", *words)
+    edit(project / "sgsc.toml", "size = 12", 'size = 12\ncases = "own.npz"')
+    fails(build_project(project, "--until", "preserve"), "own.npz", *words)
 
 
 def test_a_users_own_set_is_guarded_and_replayed(project: Path) -> None:
@@ -277,8 +259,8 @@ def test_a_users_own_set_is_guarded_and_replayed(project: Path) -> None:
     inputs = rng.normal(0, 0.3, (3, 1, 4, 4)).astype(np.float32)
     inputs[np.arange(3), 0, np.arange(3)] += 2
     np.savez(project / "own.npz", inputs=inputs, labels=np.arange(3))
-    _edit(project / "sgsc.toml", "size = 12", 'size = 0\ncases = "own.npz"')
-    done = _build(project)
+    edit(project / "sgsc.toml", "size = 12", 'size = 0\ncases = "own.npz"')
+    done = build_project(project)
     assert done.exit_code == 0 and "P (3 cases)" in done.stdout
 
 
@@ -286,21 +268,21 @@ def test_nan_weights_and_nan_data_are_named(project: Path) -> None:
     weights = torch.load(project / "tiny.pt")
     weights["3.bias"][0] = torch.nan
     torch.save(weights, project / "tiny.pt")
-    _fails(_build(project), "tiny.pt", "3.bias", "NaN")
+    fails(build_project(project), "tiny.pt", "3.bias", "NaN")
     (project / "tiny.pt").unlink()
-    _edit(project / "tiny.py", "    parts = ", "    inputs[7] = np.nan\n    parts = ")
-    _fails(_build(project), "data().train", "NaN", "7")
+    edit(project / "tiny.py", "    parts = ", "    inputs[7] = np.nan\n    parts = ")
+    fails(build_project(project), "data().train", "NaN", "7")
 
 
 def test_a_checkpoint_of_another_network_is_named(project: Path) -> None:
-    _edit(project / "tiny.py", "Conv2d(1, 4, 3, padding=1)", "Conv2d(1, 4, 1)")
-    _fails(_build(project), "tiny.pt", "does not fit network()")
+    edit(project / "tiny.py", "Conv2d(1, 4, 3, padding=1)", "Conv2d(1, 4, 1)")
+    fails(build_project(project), "tiny.pt", "does not fit network()")
 
 
 def test_a_training_script_that_fails_shows_its_words_and_leaves_no_checkpoint(untrained: Path) -> None:
     project = untrained
     (project / "train.py").write_text("raise RuntimeError('no luck')\n")
-    _fails(_build(project), "train.py", "no luck")
+    fails(build_project(project), "train.py", "no luck")
     assert not list(project.glob("*.pt")) and not list(project.glob(".*.pt"))
 
 
@@ -311,8 +293,8 @@ def test_a_network_that_does_not_fit_says_by_how_much_and_what_dominates(
     board = target.require_board()
     small = board.model_copy(update={"flash": board.flash.model_copy(update={"bytes": 2048})})
     monkeypatch.setattr("sgsc_micro.cli.load_target", lambda _: target.model_copy(update={"board": small}))
-    done = _build(project, target="stm32")
-    _fails(done, "does not fit nucleo-f446re: flash is", "bytes too small", "of 2,048; code", "make the code smaller")
+    done = build_project(project, target="stm32")
+    fails(done, "does not fit nucleo-f446re: flash is", "bytes too small", "of 2,048; code", "make the code smaller")
     assert not (project / "build" / "tiny-stm32" / "firmware").exists()
 
 
@@ -333,29 +315,29 @@ def test_a_missing_program_is_named_with_its_package(
     assert doctor.exit_code == 1
     assert any(program in line and package in line and "missing" in line for line in doctor.stdout.splitlines())
     if program == "qemu-system-arm":
-        _fails(sgsc("verify", digits / "build" / "digits-qemu-m4", "--on", "qemu-m4"), program, package)
+        fails(sgsc("verify", digits / "build" / "digits-qemu-m4", "--on", "qemu-m4"), program, package)
     else:
         folder = Path(shutil.copytree(digits, tmp_path / "digits"))
         shutil.rmtree(folder / "build" / "digits-stm32" / "firmware")
         arguments = ("--project", folder / "project", "--target", "stm32", "--output", folder / "build")
-        _fails(sgsc("build", *arguments, "--until", "firmware"), program, package)
+        fails(sgsc("build", *arguments, "--until", "firmware"), program, package)
 
 
 def test_inputs_that_do_not_fit_are_refused_and_nothing_is_written(digits: Path, tmp_path: Path) -> None:
     build = digits / "build" / "digits-stm32"
     for inputs, word in ((np.zeros((2, 8, 8)), "shape"), (np.full((1, 1, 8, 8), np.inf), "NaN")):
         np.save(tmp_path / "x.npy", inputs)
-        _fails(sgsc("run", build, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"), word)
+        fails(sgsc("run", build, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"), word)
     (tmp_path / "x.npy").write_bytes(b"no array")
-    _fails(sgsc("run", build, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"), "x.npy")
+    fails(sgsc("run", build, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy"), "x.npy")
     assert not (tmp_path / "y.npy").exists()
 
 
 def test_a_killed_build_goes_on_to_the_same_bytes(project: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     undisturbed = Path(shutil.copytree(project, tmp_path_factory.mktemp("undisturbed") / "project"))
-    _edit(project / "sgsc.toml", "steps = 2", "steps = 4")
-    _edit(undisturbed / "sgsc.toml", "steps = 2", "steps = 4")
-    assert _build(undisturbed, "--until", "library").exit_code == 0
+    edit(project / "sgsc.toml", "steps = 2", "steps = 4")
+    edit(undisturbed / "sgsc.toml", "steps = 2", "steps = 4")
+    assert build_project(undisturbed, "--until", "library").exit_code == 0
     command = [sys.executable, "-m", "sgsc_micro", "build", "--project", str(project), "--target", "host"]
     journal = project / "build" / "tiny" / "compress.partial" / "journal.jsonl"
     with subprocess.Popen([*command, "--output", str(project / "build")], cwd=ROOT, stdout=subprocess.DEVNULL) as build:
@@ -365,7 +347,7 @@ def test_a_killed_build_goes_on_to_the_same_bytes(project: Path, tmp_path_factor
             time.sleep(0.02)
         build.send_signal(signal.SIGKILL)
     assert not (project / "build" / "tiny" / "compress").exists()
-    done = _build(project, "--until", "library")
+    done = build_project(project, "--until", "library")
     assert done.exit_code == 0, done.stderr
     library, other = project / "build" / "tiny-host" / "library", undisturbed / "build" / "tiny-host" / "library"
     for name in ("model.c", "weights.c", "manifest.json"):

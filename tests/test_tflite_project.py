@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import Result
 
 pytest.importorskip("tflite_micro", reason="models are written with the schema of tflite-micro's package")
 
@@ -16,7 +15,7 @@ from sgsc_micro import preserve, reference
 from sgsc_micro.importers import from_tflite
 from sgsc_micro.verification import read_network
 from tests.bars import INPUT, make_bars
-from tests.conftest import sgsc
+from tests.conftest import build_project, edit, fails, sgsc
 
 DATA = """
 from pathlib import Path
@@ -62,25 +61,8 @@ def project(bars_project: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(bars_project, tmp_path / "project"))
 
 
-def _build(project: Path, *options: str, target: str = "host") -> Result:
-    return sgsc("build", "--project", project, "--target", target, "--output", project / "build", *options)
-
-
-def _edit(path: Path, old: str, new: str) -> None:
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
-
-
-def _fails(done: Result, *words: str) -> None:
-    assert done.exit_code == 1, done.output
-    assert isinstance(done.exception, SystemExit)  # not a traceback
-    for word in words:
-        assert word in done.stderr, done.stderr
-
-
 def test_from_the_file_to_a_certificate_on_the_emulated_board(project: Path) -> None:
-    done = _build(project, target="qemu-m4")
+    done = build_project(project, target="qemu-m4")
     assert done.exit_code == 0, done.output
     build = project / "build" / "bars-qemu-m4"
     certificate = json.loads((build / "certificate.json").read_text())
@@ -102,18 +84,18 @@ def test_from_the_file_to_a_certificate_on_the_emulated_board(project: Path) -> 
     assert np.array_equal(np.load(project / "y.npy"), reference.run_integers(read_network(evidence), reals))
     page = (build / "report.html").read_text()
     assert "rejected" in page and "float reference" not in page
-    again = _build(project, target="qemu-m4")
+    again = build_project(project, target="qemu-m4")
     assert again.stdout.count("nothing to do") == 6
 
 
 def test_int8_inputs_are_the_models_own_integers(project: Path) -> None:
     """The same data, as int8 and as the reals they stand for, give the same preserved cases."""
-    assert _build(project, "--until", "preserve").exit_code == 0
+    assert build_project(project, "--until", "preserve").exit_code == 0
     found = preserve.load(project / "build" / "bars" / "preserve" / "P.npz")
     with np.load(project / "bars.npz") as file:
         reals = ((file["inputs"].astype(np.float64) - INPUT.zero_point) * INPUT.scale).astype(np.float32)
         np.savez(project / "bars.npz", inputs=reals, labels=file["labels"])
-    assert _build(project, "--until", "preserve").exit_code == 0
+    assert build_project(project, "--until", "preserve").exit_code == 0
     assert preserve.load(project / "build" / "bars" / "preserve" / "P.npz").content_hash == found.content_hash
 
 
@@ -132,24 +114,24 @@ def test_int8_inputs_are_the_models_own_integers(project: Path) -> None:
 def test_a_key_that_is_wrong_or_of_another_source_is_named(
     project: Path, old: str, new: str, words: tuple[str, ...]
 ) -> None:
-    _edit(project / "sgsc.toml", old, new)
-    _fails(_build(project), "sgsc.toml", *words)
+    edit(project / "sgsc.toml", old, new)
+    fails(build_project(project), "sgsc.toml", *words)
 
 
 def test_a_file_that_is_no_model_is_named(project: Path) -> None:
     (project / "bars.tflite").write_bytes(b"no model at all")
-    _fails(_build(project), "bars.tflite")
+    fails(build_project(project), "bars.tflite")
 
 
 def test_inputs_of_another_shape_are_named_with_the_models(project: Path) -> None:
-    _edit(project / "bars.py", 'file["inputs"][r]', 'file["inputs"][r].reshape(-1, 1, 6, 6)')
-    _fails(_build(project), "bars.py", "(1, 6, 6)", "bars.tflite takes (6, 6, 1)")
+    edit(project / "bars.py", 'file["inputs"][r]', 'file["inputs"][r].reshape(-1, 1, 6, 6)')
+    fails(build_project(project), "bars.py", "(1, 6, 6)", "bars.tflite takes (6, 6, 1)")
 
 
 def test_an_altered_change_is_refused(project: Path) -> None:
-    assert _build(project).exit_code == 0
+    assert build_project(project).exit_code == 0
     build = project / "build" / "bars-host"
     content = bytearray((build / "evidence" / "changes.npz").read_bytes())
     content[len(content) // 2] ^= 1
     (build / "evidence" / "changes.npz").write_bytes(bytes(content))
-    _fails(sgsc("verify", build, "--on", "host"), "evidence/changes.npz: missing, added or altered")
+    fails(sgsc("verify", build, "--on", "host"), "evidence/changes.npz: missing, added or altered")
