@@ -1,4 +1,4 @@
-"""The C library in a folder that stands alone: model and weights, sgsc_kernels.h, manifest.json, maps of the arena."""
+"""The C library in a folder that stands alone: model and weights, kernels, manifest.json, maps of the arena."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from sgsc_micro.kernels.lower import arena
 from sgsc_micro.passes.graph import Node
 from sgsc_micro.passes.operators import Residual, Weighted
 
-KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
+KERNEL_HEADERS = sorted((Path(kernels.__file__).parent / "c").glob("*.h"))
+"""sgsc_kernels.h and those that it includes."""
 SOURCES = ("model.c", "weights.c")
 CMAKE_CONFIG = "sgsc_model-config.cmake"
 _CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
@@ -68,7 +69,7 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
-    texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
+    texts |= {header.name: header.read_text(encoding="utf-8") for header in KERNEL_HEADERS}
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
