@@ -69,6 +69,15 @@ def row_bytes(bits: int, taps: int) -> int:
     return 2 * max([taps + taps % 2, *covered])
 
 
+WIDTH_BITS = 4
+"""What says in a stream how wide the weights are that follow."""
+
+
+def stream_bits(bits: int, taps: int) -> int:
+    """Bits of one channel of a depthwise convolution, whose channels follow each other bit by bit."""
+    return WIDTH_BITS + bits * taps
+
+
 def lane_order(run: int, runs: int) -> np.ndarray:
     """Which tap lies where in the widened row: ``runs`` runs of ``run`` neighbouring channels; int64 [run * runs].
 

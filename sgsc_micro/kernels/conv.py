@@ -53,7 +53,7 @@ def _convolution(
     number: int = 0,
 ) -> Kernel:
     """``add`` takes the result as its operand ``number``, and what lies at the same place of the second input."""
-    rows, scratch = operator.rows_at_once, operator.scratch_bytes
+    rows, scratch = operator.rows_at_once, operator.scratch_bytes(inputs, output)
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)

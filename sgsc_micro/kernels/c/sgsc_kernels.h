@@ -341,4 +341,6 @@ SGSC_KERNEL void sgsc_softmax(int8_t *y, const int8_t *x, int32_t n, const int32
     }
 }
 
+#include "sgsc_depthwise.h"
+
 #endif

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -11,6 +12,9 @@ from tvm import relax
 
 from sgsc_micro.ir import bindings_of, constant_of, is_constant
 from sgsc_micro.passes.requantise import Multiplier, Rounding, multiplier_of, quantise_bound
+
+
+Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -99,9 +103,8 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
-    @property
-    def scratch_bytes(self) -> int:
-        """What its kernel needs of the arena while it runs."""
+    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """What its kernel needs of the arena while it runs, on tensors of these shapes."""
         return 0
 
     def constant(self, value: int) -> int | None:

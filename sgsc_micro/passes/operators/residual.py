@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tvm import relax
 
 from sgsc_micro.passes.operators.arithmetic import Add
-from sgsc_micro.passes.operators.base import Operand, Operator, Pieces
+from sgsc_micro.passes.operators.base import Operand, Operator, Pieces, Shape
 from sgsc_micro.passes.operators.weighted import Weighted
 
 Read = Callable[[Pieces], tuple[Operator, list[Operand]]]
@@ -32,10 +32,9 @@ class Residual(Operator):
         """See :class:`Operator`."""
         return composite_of(type(self.weighted), type(self.add))
 
-    @property
-    def scratch_bytes(self) -> int:
+    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
         """See :class:`Operator`."""
-        return self.weighted.scratch_bytes
+        return self.weighted.scratch_bytes(inputs, output)
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The QDQ pieces of both, one after the other."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +11,8 @@ from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
-from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
+from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, Shape, numbers
+from sgsc_micro.passes.operators.planes import Planes
 from sgsc_micro.storage import row_bytes, width_of
 
 
@@ -49,8 +51,7 @@ class Weighted(Operator):
         """Pixels whose activations meet the weights together."""
         return 1
 
-    @property
-    def scratch_bytes(self) -> int:
+    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
         """A row for each of these."""
         return self.rows_at_once * self.row_bytes
 
@@ -125,6 +126,25 @@ class Conv2D(Weighted):
     def rows_at_once(self) -> int:
         """See :class:`Weighted`."""
         return 2
+
+    def planes(self, image: Shape, output: Shape) -> Planes:
+        """How a depthwise one goes through an NHWC image."""
+        kernel, before = self.weights.shape[1:3], self.padding[:2]
+        return Planes.of(image[1:3], output[1:3], kernel, self.strides, self.dilation, before)
+
+    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
+        """See :class:`Operator`."""
+        if self.is_depthwise:
+            return self.planes(inputs[0], output).scratch_bytes
+        return super().scratch_bytes(inputs, output)
+
+    @property
+    def overwrites(self) -> tuple[int, ...]:  # type: ignore[override]
+        """A depthwise one has widened what lies below a row of output before it writes it, where rows are as long."""
+        spans = [(taps - 1) * step for taps, step in zip(self.weights.shape[1:3], self.dilation, strict=True)]
+        top, left, bottom, right = self.padding
+        keeps_size = self.strides == (1, 1) and [top + bottom, left + right] == spans
+        return (0,) if self.is_depthwise and keeps_size else ()
 
     @property
     def sees_zeros(self) -> bool:

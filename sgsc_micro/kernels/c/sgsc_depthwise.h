@@ -1,0 +1,217 @@
+/* Micro-kernels of depthwise convolution; sgsc_kernels.h includes them.
+ *
+ * A plane is one channel of neighbouring image rows: int16 activations minus their zero point, padding among them as
+ * zeros. A channel's taps are int16 too, an even number in each of their rows: what lies between dilated taps and
+ * behind the last is 0. Planes, their rows and taps begin at multiples of 4. */
+#ifndef SGSC_DEPTHWISE_H
+#define SGSC_DEPTHWISE_H
+
+/* `bits` bits, 1 to 8, from bit `position` of a stream, lowest first. */
+static inline uint32_t sgsc_bits(const int8_t *stream, int32_t position, int32_t bits)
+{
+    const uint32_t low = (uint8_t)stream[position >> 3];
+    const uint32_t high = (uint8_t)stream[(position + bits - 1) >> 3]; /* the next byte, or the same */
+    return ((low | high << 8) >> (position & 7)) & ((1u << bits) - 1u);
+}
+
+/* Widens the taps of `channels` channels: 4 bits that say how wide they are, then so many bits a tap, two's complement.
+ * Neighbours go `step` bytes apart, rows `row_bytes`. Gives the position behind them. */
+SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, const int8_t *stream, int32_t position, int32_t channels,
+                                        int32_t rows, int32_t columns, int32_t step, int32_t row_bytes)
+{
+    for (int32_t c = 0; c < channels; ++c) {
+        const int32_t bits = (int32_t)sgsc_bits(stream, position, 4);
+        const uint32_t sign = (1u << bits) >> 1;
+        position += 4;
+        for (int32_t row = 0; row < rows; ++row) {
+            for (int32_t column = 0; column < columns; ++column) {
+                const uint32_t tap = bits == 0 ? 0 : (sgsc_bits(stream, position, bits) ^ sign) - sign;
+                (void)sgsc_store_lane(taps + column * step, (int32_t)tap);
+                position += bits;
+            }
+            taps += row_bytes;
+        }
+    }
+    return position;
+}
+
+#if SGSC_DSP
+/* A pixel's four channels minus zero, as (0, 2) and (1, 3). */
+static inline void sgsc_widen_four(uint32_t *pair, const int8_t *x, uint32_t minus_zero)
+{
+    uint32_t four;
+    memcpy(&four, x, sizeof four);
+    pair[0] = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
+    __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(pair[1]) : "r"(minus_zero), "r"(four));
+}
+
+/* Neighbouring pixels, as sgsc_widen_four gives them, side by side in four planes. */
+static inline void sgsc_store_neighbours(int8_t *plane, int32_t plane_bytes, const uint32_t *left, const uint32_t *right)
+{
+    uint32_t lanes[4];
+    SGSC_UNROLL for (int32_t c = 0; c < 2; ++c) {
+        __asm__("pkhbt %0, %1, %2, lsl #16" : "=r"(lanes[c]) : "r"(left[c]), "r"(right[c]));
+        __asm__("pkhtb %0, %1, %2, asr #16" : "=r"(lanes[c + 2]) : "r"(right[c]), "r"(left[c]));
+    }
+    SGSC_UNROLL for (int32_t c = 0; c < 4; ++c) {
+        memcpy(plane + c * plane_bytes, &lanes[c], sizeof lanes[c]);
+    }
+}
+#endif
+
+/* An image row's part of up to four planes, from column `left` of theirs on: `width` > 0 pixels, `step` bytes apart.
+ * A pixel may come with a zero beside it, where padding lies. */
+SGSC_KERNEL void sgsc_depthwise_widen(int8_t *plane, int32_t plane_bytes, int32_t left, const int8_t *x, int32_t width,
+                                      int32_t step, int32_t channels, int32_t zero)
+{
+#if SGSC_DSP
+    if (channels == 4) {
+        const uint32_t minus_zero = ((uint32_t)-zero & 0xFFFFu) | ((uint32_t)-zero << 16);
+        const uint32_t padding[2] = {0, 0};
+        uint32_t a[2], b[2];
+        plane += left / 2 * 4;
+        if (left % 2 != 0) {
+            sgsc_widen_four(b, x, minus_zero);
+            sgsc_store_neighbours(plane, plane_bytes, padding, b);
+            plane += 4;
+            x += step;
+            --width;
+        }
+        for (; width >= 2; width -= 2) {
+            sgsc_widen_four(a, x, minus_zero);
+            sgsc_widen_four(b, x + step, minus_zero);
+            sgsc_store_neighbours(plane, plane_bytes, a, b);
+            plane += 4;
+            x += 2 * step;
+        }
+        if (width != 0) {
+            sgsc_widen_four(a, x, minus_zero);
+            sgsc_store_neighbours(plane, plane_bytes, a, padding);
+        }
+        return;
+    }
+#endif
+    for (int32_t c = 0; c < channels; ++c) {
+        int8_t *lane = plane + c * plane_bytes + 2 * left;
+        for (int32_t i = 0; i < width; ++i) {
+            lane = sgsc_store_lane(lane, x[i * step + c] - zero);
+        }
+    }
+}
+
+/* sum + one lane of a times one lane of b; low lanes or high ones. */
+static inline uint32_t sgsc_smla(uint32_t a, int32_t a_high, uint32_t b, int32_t b_high, uint32_t sum)
+{
+#if SGSC_DSP
+    const int32_t x = (int32_t)a, y = (int32_t)b, z = (int32_t)sum;
+    if (a_high != 0) {
+        return (uint32_t)(b_high != 0 ? __smlatt(x, y, z) : __smlatb(x, y, z));
+    }
+    return (uint32_t)(b_high != 0 ? __smlabt(x, y, z) : __smlabb(x, y, z));
+#else
+    const int32_t x = (int16_t)(uint16_t)(a >> (a_high * 16)), y = (int16_t)(uint16_t)(b >> (b_high * 16));
+    return sum + (uint32_t)(x * y);
+#endif
+}
+
+/* The two words at a pointer that is a multiple of 4, which then moves on by `step` bytes, 4 or 8. */
+static inline const int8_t *sgsc_next_two(uint32_t *words, const int8_t *from, int32_t step)
+{
+#if SGSC_DSP
+    if (step == 4) {
+        __asm__("ldrd %0, %1, [%2], #4" : "=r"(words[0]), "=r"(words[1]), "+r"(from) : : "memory");
+    } else {
+        __asm__("ldrd %0, %1, [%2], #8" : "=r"(words[0]), "=r"(words[1]), "+r"(from) : : "memory");
+    }
+    return from;
+#else
+    memcpy(words, from, 2 * sizeof *words);
+    return from + step;
+#endif
+}
+
+/* The word at a pointer that is a multiple of 4. */
+static inline int32_t sgsc_word(const int8_t *from)
+{
+    int32_t word;
+    memcpy(&word, __builtin_assume_aligned(from, sizeof word), sizeof word);
+    return word;
+}
+
+/* Two words at a pointer that is a multiple of 4; the place behind them. */
+static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t second)
+{
+#if SGSC_DSP
+    __asm__("strd %1, %2, [%0], #8" : "+r"(to) : "r"(first), "r"(second) : "memory");
+    return to;
+#else
+    memcpy(to, &first, sizeof first);
+    memcpy(to + sizeof first, &second, sizeof second);
+    return to + sizeof first + sizeof second;
+#endif
+}
+
+/* acc[y * width + x] = bias + the sum of the 3 x 3 taps times what lies under them: plane rows `tap_bytes` apart, from
+ * y * row_bytes and 2 * STRIDE * x on. Two outputs at a time: `acc`, words, has room for one more than rows * width. */
+#define SGSC_DEPTHWISE_3X3(STRIDE)                                                                                     \
+    SGSC_KERNEL void sgsc_depthwise_3x3_##STRIDE(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane,        \
+                                                 int32_t row_bytes, int32_t tap_bytes, const int8_t *taps,             \
+                                                 int32_t bias)                                                         \
+    {                                                                                                                  \
+        uint32_t tap01[3], tap12[3];                                                                                   \
+        SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                                  \
+            tap01[i] = sgsc_load_pair(taps + 8 * i);                                                                   \
+            tap12[i] = tap01[i] >> 16 | sgsc_load_pair(taps + 8 * i + 4) << 16;                                        \
+        }                                                                                                              \
+        for (int32_t y = 0; y < rows; ++y) {                                                                           \
+            const int8_t *from[3] = {plane, plane + tap_bytes, plane + 2 * tap_bytes};                                 \
+            int8_t *const end = acc + 4 * width;                                                                       \
+            do {                                                                                                       \
+                uint32_t first = (uint32_t)bias, second = (uint32_t)bias;                                              \
+                SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                          \
+                    uint32_t x[2];                                                                                     \
+                    from[i] = sgsc_next_two(x, from[i], 4 * (STRIDE));                                                 \
+                    first = sgsc_smlad(x[0], tap01[i], first);                                                         \
+                    first = sgsc_smla(x[1], 0, tap12[i], 1, first);                                                    \
+                    if ((STRIDE) == 1) {                                                                               \
+                        second = sgsc_smla(x[0], 1, tap01[i], 0, second);                                              \
+                        second = sgsc_smlad(x[1], tap12[i], second);                                                   \
+                    } else {                                                                                           \
+                        second = sgsc_smlad(x[1], tap01[i], second);                                                   \
+                        second = sgsc_smla(sgsc_load_pair(from[i]), 0, tap12[i], 1, second);                           \
+                    }                                                                                                  \
+                }                                                                                                      \
+                acc = sgsc_store_words(acc, first, second);                                                            \
+            } while (acc < end);                                                                                       \
+            acc = end;                                                                                                 \
+            plane += row_bytes;                                                                                        \
+        }                                                                                                              \
+    }
+SGSC_DEPTHWISE_3X3(1)
+SGSC_DEPTHWISE_3X3(2)
+#undef SGSC_DEPTHWISE_3X3
+
+/* The same of any kernel: tap_rows rows of tap_words pairs each; neighbours lie `step` bytes apart. */
+SGSC_KERNEL void sgsc_depthwise_any(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane, int32_t row_bytes,
+                                    int32_t tap_bytes, const int8_t *taps, int32_t bias, int32_t step, int32_t tap_rows,
+                                    int32_t tap_words)
+{
+    for (int32_t y = 0; y < rows; ++y) {
+        for (int32_t x = 0; x < width; ++x) {
+            const int8_t *from = plane + x * step, *tap = taps;
+            uint32_t sum = (uint32_t)bias;
+            for (int32_t row = 0; row < tap_rows; ++row) {
+                for (int32_t i = 0; i < tap_words; ++i) {
+                    sum = sgsc_smlad(sgsc_load_pair(from + 4 * i), sgsc_load_pair(tap + 4 * i), sum);
+                }
+                from += tap_bytes;
+                tap += 4 * tap_words;
+            }
+            memcpy(acc, &sum, sizeof sum);
+            acc += sizeof sum;
+        }
+        plane += row_bytes;
+    }
+}
+
+#endif

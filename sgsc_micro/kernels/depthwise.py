@@ -1,0 +1,170 @@
+"""Depthwise convolution: four channels at a time are widened into planes, then each plane meets its channel's taps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from tvm import tirx
+from tvm.script.ir_builder import tirx as T
+
+from sgsc_micro import storage
+from sgsc_micro.kernels.builder import (
+    Expression,
+    Kernel,
+    Requantiser,
+    accumulators,
+    bind,
+    call,
+    kernel,
+    loop,
+    loops,
+    run,
+)
+from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.kernels.elementwise import adding
+from sgsc_micro.passes.operators import Conv2D, Residual
+from sgsc_micro.passes.operators.planes import BLOCK, Planes
+
+Shape = tuple[int, ...]
+
+
+def depthwise(name: str, operator: Conv2D | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+    """The kernel of a depthwise convolution, with a residual add at its end or without.
+
+    Errors: ``SgscError`` where an accumulator could leave int32.
+    """
+    constants = Constants(name)
+    conv = operator.weighted if isinstance(operator, Residual) else operator
+    assert isinstance(conv, Conv2D)
+    planes = conv.planes(inputs[0], output)
+    stream = constants.integers("weights", stream_of(conv.weights, planes.turned))
+    bias = constants.integers("bias", conv.bias)
+    multipliers = [conv.output.multiplier(float(scale)) for scale in conv.accumulator_scales()]
+    requantise = Requantiser(constants, conv.output, multipliers, conv.accumulator_bound())
+    add = adding(operator.add, constants) if isinstance(operator, Residual) else None
+    with kernel(name, inputs, output, constants, planes.scratch_bytes) as built:
+
+        def end(accumulator: Expression, position: list[Expression]) -> Expression:
+            value = requantise(built, accumulator, position[-1])
+            if add is None:
+                return value
+            operands = [bind("value", value), built.input(1)[position]]
+            return add(built, *(operands if operator.number == 0 else reversed(operands)))
+
+        body = _Body(built, planes, inputs[0], conv.input.zero_point, stream, bias, end)
+        body.emit()
+    return built
+
+
+def stream_of(weights: np.ndarray, turned: bool) -> np.ndarray:
+    """The channels' widths and taps bit by bit, lowest first, int8; weights int8 [O, kh, kw, 1]."""
+    widths = storage.width_of(weights)
+    bits: list[np.ndarray] = []
+    for width, channel in zip(widths.tolist(), weights[..., 0].astype(np.int64), strict=True):
+        taps = (channel.T if turned else channel).ravel()
+        bits.append(width >> np.arange(storage.WIDTH_BITS) & 1)
+        bits.append((taps[:, None] >> np.arange(width) & 1).ravel())
+    return np.packbits(np.concatenate(bits).astype(np.uint8), bitorder="little").view(np.int8)
+
+
+@dataclass(frozen=True)
+class _Body:
+    """A block of channels: their taps are widened, and band by band their rows; then each channel is computed."""
+
+    built: Kernel
+    planes: Planes
+    shape: Shape
+    zero_point: int
+    stream: Entry
+    bias: Entry
+    end: Callable[[Expression, list[Expression]], Expression]
+    """From an accumulator and its position in the output to the int8 that is stored there."""
+
+    def emit(self) -> None:
+        """Every block. What is no tap and no pixel is zeroed once: nothing else is ever written there."""
+        planes, channels = self.planes, self.shape[3]
+        kept = planes.kept if planes.bands > 1 else 0
+        bit = accumulators([0])
+        run("sgsc_zero", self._scratch(0), planes.accumulators // 2)
+        with loop("block", -(-channels // BLOCK)) as block:
+            first = block * BLOCK
+            lanes = BLOCK if channels % BLOCK == 0 else T.min(channels - first, BLOCK)
+            layout = *planes.kernel, 2 * planes.dilation[1], 2 * planes.tap_columns
+            stream = self.built.address(self.stream, 0)
+            position = call("sgsc_depthwise_taps", self._scratch(0), stream, bit[0], lanes, *layout)
+            T.buffer_store(bit, position, [0])
+            if kept:
+                self._widen(first, lanes, 0, 0, kept)
+            with loop("band", planes.bands) as band:
+                start = band * planes.band
+                even = planes.output[0] % planes.band == 0
+                outputs = planes.band if even else T.min(planes.output[0] - start, planes.band)
+                self._widen(first, lanes, start * planes.strides[0], kept, planes.rows(outputs))
+                with loop("c", lanes) as c:
+                    self._compute(c, first + c, start, outputs)
+                if kept:
+                    self._keep(kept)
+
+    def _scratch(self, offset: Expression) -> Expression:
+        return self.built.place("scratch", offset)
+
+    def _plane(self, number: Expression, row: Expression = 0) -> Expression:
+        """The address of a row of a plane."""
+        planes = self.planes
+        return self._scratch(planes.first_plane + number * planes.plane_bytes + row * planes.row_bytes)
+
+    def _turned(self, row: Expression, column: Expression) -> tuple[Expression, Expression]:
+        """A place of the walk in the image as it lies, or the other way round."""
+        return (column, row) if self.planes.turned else (row, column)
+
+    def _widen(self, channel: Expression, lanes: Expression, start: Expression, begin: int, end: Expression) -> None:
+        """Rows ``begin`` to ``end`` of a block's planes; their first is row ``start`` of the padded image."""
+        planes, top = self.planes, self.planes.before[0]
+        if planes.bands == 1:  # the image's own rows: the others stay zero
+            begin, end = max(begin, top), min(end, top + planes.image[0])
+            if begin >= end:
+                return
+        with loop("r", end - begin) as r:
+            row = begin + r
+            y = start + row - top
+
+            def widen() -> None:
+                source = T.address_of(self.built.input()[0, *self._turned(y, 0), channel])
+                step = self.shape[3] * (self.shape[2] if planes.turned else 1)
+                target = self._plane(0, row), planes.plane_bytes, planes.before[1]
+                run("sgsc_depthwise_widen", *target, source, planes.width, step, lanes, self.zero_point)
+
+            if planes.bands == 1:
+                widen()
+                return
+            with T.If(tirx.all(y >= 0, y < planes.image[0])):
+                with T.Then():
+                    widen()
+                with T.Else(), loop("c", BLOCK) as c:
+                    run("sgsc_zero", self._plane(c, row), planes.columns)
+
+    def _compute(self, number: Expression, channel: Expression, start: Expression, outputs: Expression) -> None:
+        """A channel's rows of output from row ``start`` on, out of a plane."""
+        planes, width = self.planes, self.planes.output[1]
+        strides, tap_bytes = planes.strides, planes.dilation[0] * planes.row_bytes
+        steps = strides[0] * planes.row_bytes, tap_bytes
+        bias = self.built.load(self.bias, channel)
+        taps = self._scratch(number * planes.tap_bytes)
+        arguments = self._scratch(planes.accumulators), outputs, width, self._plane(number), *steps, taps, bias
+        if planes.is_3x3:
+            run(f"sgsc_depthwise_3x3_{strides[1]}", *arguments)
+        else:
+            run("sgsc_depthwise_any", *arguments, 2 * strides[1], planes.kernel[0], planes.tap_columns // 2)
+        with loops(y=outputs, x=width) as (y, x):
+            accumulator = call("sgsc_word", self._scratch(planes.accumulators + (y * width + x) * 4))
+            position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
+            T.buffer_store(self.built.output, self.end(accumulator, position), position)
+
+    def _keep(self, rows: int) -> None:
+        """A band's last rows, where the next one begins with them."""
+        planes = self.planes
+        with loop("c", BLOCK) as c:
+            last = self._plane(c, planes.band * planes.strides[0])
+            run("memmove", self._plane(c), last, rows * planes.row_bytes)
