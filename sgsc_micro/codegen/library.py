@@ -1,4 +1,4 @@
-"""The C library in a folder that stands alone: model and weights, kernels, manifest.json, maps of the arena."""
+"""The C library in a folder that stands alone: model and weights, sgsc_kernels.h, manifest.json, maps of the arena."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from sgsc_micro.passes.graph import Node
 from sgsc_micro.passes.operators import Residual, Weighted
 
 KERNEL_HEADERS = sorted((Path(kernels.__file__).parent / "c").glob("*.h"))
-"""sgsc_kernels.h and those that it includes."""
 SOURCES = ("model.c", "weights.c")
 CMAKE_CONFIG = "sgsc_model-config.cmake"
 _CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
@@ -65,6 +64,7 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
         "pools": pools,
         "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
         "arena": arena,
+        "fields": lowered.fields,
     }
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from tvm import tirx
+from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro import storage
-from sgsc_micro.kernels.builder import (
-    Expression,
-    Kernel,
-    Requantiser,
-    accumulators,
-    bind,
-    call,
-    kernel,
-    loop,
-    loops,
-    run,
-)
+from sgsc_micro.kernels.builder import Expression, Kernel, bind, call, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants, Entry
-from sgsc_micro.kernels.elementwise import adding
+from sgsc_micro.kernels.elementwise import Computation, adding
+from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.passes.operators import Conv2D, Residual
 from sgsc_micro.passes.operators.planes import BLOCK, Planes
 
@@ -35,26 +25,17 @@ def depthwise(name: str, operator: Conv2D | Residual, inputs: list[Shape], outpu
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
-    constants = Constants(name)
-    conv = operator.weighted if isinstance(operator, Residual) else operator
-    assert isinstance(conv, Conv2D)
-    planes = conv.planes(inputs[0], output)
-    stream = constants.integers("weights", stream_of(conv.weights, planes.turned))
-    bias = constants.integers("bias", conv.bias)
-    multipliers = [conv.output.multiplier(float(scale)) for scale in conv.accumulator_scales()]
-    requantise = Requantiser(constants, conv.output, multipliers, conv.accumulator_bound())
-    add = adding(operator.add, constants) if isinstance(operator, Residual) else None
-    with kernel(name, inputs, output, constants, planes.scratch_bytes) as built:
-
-        def end(accumulator: Expression, position: list[Expression]) -> Expression:
-            value = requantise(built, accumulator, position[-1])
-            if add is None:
-                return value
-            operands = [bind("value", value), built.input(1)[position]]
-            return add(built, *(operands if operator.number == 0 else reversed(operands)))
-
-        body = _Body(built, planes, inputs[0], conv.input.zero_point, stream, bias, end)
-        body.emit()
+    constants, scratch = Constants(name), operator.scratch_bytes(output)
+    add: Computation | None = None
+    number = 0
+    if isinstance(operator, Residual):
+        assert isinstance(operator.weighted, Conv2D)
+        operator, add, number = operator.weighted, adding(operator.add, constants), operator.number
+    planes = operator.planes(output)
+    stream = constants.integers("weights", stream_of(operator.weights, planes.turned))
+    epilogue = Epilogue(constants, operator)
+    with kernel(name, inputs, output, constants, scratch) as built:
+        _Body(built, planes, inputs[0], operator.input.zero_point, stream, epilogue, add, number).emit()
     return built
 
 
@@ -78,16 +59,19 @@ class _Body:
     shape: Shape
     zero_point: int
     stream: Entry
-    bias: Entry
-    end: Callable[[Expression, list[Expression]], Expression]
-    """From an accumulator and its position in the output to the int8 that is stored there."""
+    epilogue: Epilogue
+    add: Computation | None
+    """Takes the result as its operand ``number``, and what lies at the same place of the second input."""
+    number: int
 
     def emit(self) -> None:
         """Every block. What is no tap and no pixel is zeroed once: nothing else is ever written there."""
         planes, channels = self.planes, self.shape[3]
         kept = planes.kept if planes.bands > 1 else 0
-        bit = accumulators([0])
-        run("sgsc_zero", self._scratch(0), planes.accumulators // 2)
+        bit = T.alloc_buffer((1,), "int32")
+        IRBuilder.name("bit", bit)
+        T.buffer_store(bit, 0, [0])
+        run("sgsc_fill", self._scratch(0), planes.accumulators, 0)
         with loop("block", -(-channels // BLOCK)) as block:
             first = block * BLOCK
             lanes = BLOCK if channels % BLOCK == 0 else T.min(channels - first, BLOCK)
@@ -122,8 +106,12 @@ class _Body:
     def _widen(self, channel: Expression, lanes: Expression, start: Expression, begin: int, end: Expression) -> None:
         """Rows ``begin`` to ``end`` of a block's planes; their first is row ``start`` of the padded image."""
         planes, top = self.planes, self.planes.before[0]
+        height, width = self._turned(*self.shape[1:3])
+        width = min(width, planes.columns - planes.before[1])
+        if width <= 0:
+            return
         if planes.bands == 1:  # the image's own rows: the others stay zero
-            begin, end = max(begin, top), min(end, top + planes.image[0])
+            begin, end = max(begin, top), min(end, top + height)
             if begin >= end:
                 return
         with loop("r", end - begin) as r:
@@ -134,33 +122,41 @@ class _Body:
                 source = T.address_of(self.built.input()[0, *self._turned(y, 0), channel])
                 step = self.shape[3] * (self.shape[2] if planes.turned else 1)
                 target = self._plane(0, row), planes.plane_bytes, planes.before[1]
-                run("sgsc_depthwise_widen", *target, source, planes.width, step, lanes, self.zero_point)
+                run("sgsc_depthwise_widen", *target, source, width, step, lanes, self.zero_point)
 
             if planes.bands == 1:
                 widen()
                 return
-            with T.If(tirx.all(y >= 0, y < planes.image[0])):
+            with T.If(tirx.all(y >= 0, y < height)):
                 with T.Then():
                     widen()
                 with T.Else(), loop("c", BLOCK) as c:
-                    run("sgsc_zero", self._plane(c, row), planes.columns)
+                    run("sgsc_fill", self._plane(c, row), planes.row_bytes, 0)
 
     def _compute(self, number: Expression, channel: Expression, start: Expression, outputs: Expression) -> None:
         """A channel's rows of output from row ``start`` on, out of a plane."""
-        planes, width = self.planes, self.planes.output[1]
-        strides, tap_bytes = planes.strides, planes.dilation[0] * planes.row_bytes
-        steps = strides[0] * planes.row_bytes, tap_bytes
-        bias = self.built.load(self.bias, channel)
-        taps = self._scratch(number * planes.tap_bytes)
-        arguments = self._scratch(planes.accumulators), outputs, width, self._plane(number), *steps, taps, bias
+        built, planes, width = self.built, self.planes, self.planes.output[1]
+        accumulators = self._scratch(planes.accumulators)
+        steps = planes.strides[0] * planes.row_bytes, planes.dilation[0] * planes.row_bytes
+        arguments = accumulators, outputs, width, self._plane(number), *steps, self._scratch(number * planes.tap_bytes)
         if planes.is_3x3:
-            run(f"sgsc_depthwise_3x3_{strides[1]}", *arguments)
+            run(f"sgsc_depthwise_3x3_{planes.strides[1]}", *arguments)
         else:
-            run("sgsc_depthwise_any", *arguments, 2 * strides[1], planes.kernel[0], planes.tap_columns // 2)
-        with loops(y=outputs, x=width) as (y, x):
-            accumulator = call("sgsc_word", self._scratch(planes.accumulators + (y * width + x) * 4))
-            position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
-            T.buffer_store(self.built.output, self.end(accumulator, position), position)
+            run("sgsc_depthwise_any", *arguments, 2 * planes.strides[1], planes.kernel[0], planes.tap_columns // 2)
+        place, distances = accumulators, (width, 1)
+        if self.add is None:
+            _, _, columns, channels = built.output.shape
+            place = T.address_of(built.output[0, *self._turned(start, 0), channel])
+            distances = self._turned(int(columns) * int(channels), int(channels))
+        end = self.epilogue.arguments(built, channel)
+        run(f"sgsc_depthwise_{self.epilogue.kind}", place, *distances, accumulators, outputs, width, *end)
+        if self.add is not None:
+            with loops(y=outputs, x=width) as (y, x):
+                value = bind("value", built.row[planes.accumulators + y * width + x])
+                position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
+                operands = [value, built.input(1)[position]]
+                result = self.add(built, *(operands if self.number == 0 else reversed(operands)))
+                T.buffer_store(built.output, result, position)
 
     def _keep(self, rows: int) -> None:
         """A band's last rows, where the next one begins with them."""

@@ -47,8 +47,7 @@ from sgsc_micro.passes.operators import (
 from sgsc_micro.passes.plan import Plan, Resident, read_plan
 
 
-
-def _weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def _weighted(name: str, operator: Weighted | Residual, inputs: list[conv.Shape], output: conv.Shape) -> Kernel:
     alone = operator.weighted if isinstance(operator, Residual) else operator
     build = depthwise.depthwise if isinstance(alone, Conv2D) and alone.is_depthwise else conv.weighted
     return build(name, operator, inputs, output)
@@ -77,6 +76,8 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
+DOT_SHAPES = ("4x1", "1x4", "1x1")
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -88,6 +89,8 @@ class Lowered:
     """Where constant tensors lie among the constants."""
     graph: Graph
     plan: Plan
+    fields: dict[str, int]
+    """The field widths of the dot products that are needed, as bits of a number, by shape."""
 
 
 def lower(module: tvm.IRModule) -> Lowered:
@@ -108,7 +111,9 @@ def lower(module: tvm.IRModule) -> Lowered:
         built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
-    lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan)
+    used = {dot for _, built, _ in calls for dot in built.dots}
+    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in DOT_SHAPES}
+    lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan, fields)
     lowered.module["network"] = _network(lowered, calls)
     return lowered
 

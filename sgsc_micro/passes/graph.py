@@ -70,10 +70,6 @@ class Graph:
         shape = self.shapes[node.output]
         return isinstance(node.operator, Reshape) and not self.in_step(node) and int(np.prod(shape)) == shape[-1]
 
-    def scratch_bytes(self, node: Node) -> int:
-        """What the node's kernel needs of the arena while it runs."""
-        return node.operator.scratch_bytes([self.shapes[tensor] for tensor in node.inputs], self.shapes[node.output])
-
     def channels(self, tensor: str) -> int:
         """The last extent of ``tensor``; a number has one."""
         return self.shapes[tensor][-1] if self.shapes[tensor] else 1

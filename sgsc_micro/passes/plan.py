@@ -110,8 +110,8 @@ def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
         name = names[first_written[tensor]]
         known = blocks.get(name, Block(_aligned(sizes[tensor]), first, last))
         blocks[name] = Block(known.size, min(known.first, first), max(known.last, last))
-    scratch = {node.name: size for node in graph.nodes if (size := graph.scratch_bytes(node))}
-    rows = {name: f"scratch of {name}" for name in scratch}
+    scratch = {node.name: node.operator.scratch_bytes(graph.shapes[node.output]) for node in graph.nodes}
+    rows = {name: f"scratch of {name}" for name, size in scratch.items() if size}
     for step, node in enumerate(graph.nodes):
         if node.name in rows:
             blocks[rows[node.name]] = Block(_aligned(scratch[node.name]), step, step)

@@ -6,6 +6,13 @@
 #ifndef SGSC_DEPTHWISE_H
 #define SGSC_DEPTHWISE_H
 
+static inline int8_t *sgsc_store_lane(int8_t *to, int32_t value)
+{
+    const int16_t lane = (int16_t)value;
+    memcpy(to, &lane, sizeof lane);
+    return to + sizeof lane;
+}
+
 /* `bits` bits, 1 to 8, from bit `position` of a stream, lowest first. */
 static inline uint32_t sgsc_bits(const int8_t *stream, int32_t position, int32_t bits)
 {
@@ -130,14 +137,6 @@ static inline const int8_t *sgsc_next_two(uint32_t *words, const int8_t *from, i
 #endif
 }
 
-/* The word at a pointer that is a multiple of 4. */
-static inline int32_t sgsc_word(const int8_t *from)
-{
-    int32_t word;
-    memcpy(&word, __builtin_assume_aligned(from, sizeof word), sizeof word);
-    return word;
-}
-
 /* Two words at a pointer that is a multiple of 4; the place behind them. */
 static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t second)
 {
@@ -151,12 +150,11 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
 #endif
 }
 
-/* acc[y * width + x] = bias + the sum of the 3 x 3 taps times what lies under them: plane rows `tap_bytes` apart, from
+/* acc[y * width + x] = the sum of the 3 x 3 taps times what lies under them: plane rows `tap_bytes` apart, from
  * y * row_bytes and 2 * STRIDE * x on. Two outputs at a time: `acc`, words, has room for one more than rows * width. */
 #define SGSC_DEPTHWISE_3X3(STRIDE)                                                                                     \
     SGSC_KERNEL void sgsc_depthwise_3x3_##STRIDE(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane,        \
-                                                 int32_t row_bytes, int32_t tap_bytes, const int8_t *taps,             \
-                                                 int32_t bias)                                                         \
+                                                 int32_t row_bytes, int32_t tap_bytes, const int8_t *taps)             \
     {                                                                                                                  \
         uint32_t tap01[3], tap12[3];                                                                                   \
         SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                                  \
@@ -167,7 +165,7 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
             const int8_t *from[3] = {plane, plane + tap_bytes, plane + 2 * tap_bytes};                                 \
             int8_t *const end = acc + 4 * width;                                                                       \
             do {                                                                                                       \
-                uint32_t first = (uint32_t)bias, second = (uint32_t)bias;                                              \
+                uint32_t first = 0, second = 0;                                                                        \
                 SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                          \
                     uint32_t x[2];                                                                                     \
                     from[i] = sgsc_next_two(x, from[i], 4 * (STRIDE));                                                 \
@@ -193,13 +191,13 @@ SGSC_DEPTHWISE_3X3(2)
 
 /* The same of any kernel: tap_rows rows of tap_words pairs each; neighbours lie `step` bytes apart. */
 SGSC_KERNEL void sgsc_depthwise_any(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane, int32_t row_bytes,
-                                    int32_t tap_bytes, const int8_t *taps, int32_t bias, int32_t step, int32_t tap_rows,
+                                    int32_t tap_bytes, const int8_t *taps, int32_t step, int32_t tap_rows,
                                     int32_t tap_words)
 {
     for (int32_t y = 0; y < rows; ++y) {
         for (int32_t x = 0; x < width; ++x) {
             const int8_t *from = plane + x * step, *tap = taps;
-            uint32_t sum = (uint32_t)bias;
+            uint32_t sum = 0;
             for (int32_t row = 0; row < tap_rows; ++row) {
                 for (int32_t i = 0; i < tap_words; ++i) {
                     sum = sgsc_smlad(sgsc_load_pair(from + 4 * i), sgsc_load_pair(tap + 4 * i), sum);
@@ -213,5 +211,53 @@ SGSC_KERNEL void sgsc_depthwise_any(int8_t *acc, int32_t rows, int32_t width, co
         plane += row_bytes;
     }
 }
+
+static inline int32_t sgsc_word(const int8_t *from)
+{
+    int32_t word;
+    memcpy(&word, __builtin_assume_aligned(from, sizeof word), sizeof word);
+    return word;
+}
+
+/* One channel's accumulators to int8, `step` bytes apart and rows `row_step`; `out` may be where they lie. */
+static inline __attribute__((always_inline)) void sgsc_depthwise_end(int8_t *out, int32_t row_step, int32_t step,
+                                                                     const int8_t *acc, int32_t rows, int32_t width,
+                                                                     const struct sgsc_end *end, int32_t twice,
+                                                                     int32_t clamps)
+{
+    const int32_t bias = sgsc_bias(end, 0), m = *end->multipliers, shift = *end->shifts;
+    for (int32_t y = 0; y < rows; ++y) {
+        int8_t *next = out;
+        const int8_t *const last = acc + 4 * width;
+        if (shift < 1 || shift > 22) {
+            for (; acc != last; acc += 4, next += step) {
+                *next = sgsc_requantise_any(sgsc_add_shifted(bias, sgsc_word(acc), 0), m, shift, end, twice);
+            }
+        } else {
+            const int32_t offset = sgsc_offset(end, shift), start = sgsc_add_shifted(0, bias, twice);
+            for (; acc != last; acc += 4, next += step) {
+                const int32_t sum = sgsc_add_shifted(start, sgsc_word(acc), twice);
+                *next = sgsc_requantise_short(sum, m, shift, offset, end, twice, clamps);
+            }
+        }
+        out += row_step;
+    }
+}
+
+#define SGSC_DEPTHWISE_END(NAME, TWICE, CLAMPS)                                                                        \
+    SGSC_KERNEL void sgsc_depthwise_##NAME(int8_t *out, int32_t row_step, int32_t step, const int8_t *acc,             \
+                                           int32_t rows, int32_t width, const void *bias, int32_t bias_bytes,          \
+                                           const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,  \
+                                           int32_t shift_step, int32_t zero, int32_t low, int32_t high)                \
+    {                                                                                                                  \
+        const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
+                                     zero, low,         high};                                                         \
+        sgsc_depthwise_end(out, row_step, step, acc, rows, width, &end, TWICE, CLAMPS);                                \
+    }
+SGSC_DEPTHWISE_END(single, 0, 0)
+SGSC_DEPTHWISE_END(single_clamped, 0, 1)
+SGSC_DEPTHWISE_END(tflite, 1, 0)
+SGSC_DEPTHWISE_END(tflite_clamped, 1, 1)
+#undef SGSC_DEPTHWISE_END
 
 #endif

@@ -14,9 +14,6 @@ from sgsc_micro.ir import bindings_of, constant_of, is_constant
 from sgsc_micro.passes.requantise import Multiplier, Rounding, multiplier_of, quantise_bound
 
 
-Shape = tuple[int, ...]
-
-
 @dataclass(frozen=True)
 class Quantisation:
     """real = scale * (q - zero_point); ``scale`` is a float32 value."""
@@ -103,8 +100,8 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
-    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """What its kernel needs of the arena while it runs, on tensors of these shapes."""
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """What its kernel needs of the arena while it runs, for a result of shape ``output``."""
         return 0
 
     def constant(self, value: int) -> int | None:

@@ -24,7 +24,6 @@ class Planes:
     """Geometry, all of it (rows, columns) of the image as it lies or, ``turned``, (columns, rows) of it."""
 
     turned: bool
-    image: Pair
     output: Pair
     kernel: Pair
     strides: Pair
@@ -34,7 +33,6 @@ class Planes:
 
     @staticmethod
     def of(
-        image: Sequence[int],
         output: Sequence[int],
         kernel: Sequence[int],
         strides: Sequence[int],
@@ -42,9 +40,9 @@ class Planes:
         before: Sequence[int],
     ) -> Planes:
         """Two of each, rows first, as the image lies."""
+        sides_of = output, kernel, strides, dilation, before
         plain, turned = (
-            Planes(bool(step < 0), *((sides[0], sides[1])[::step] for sides in (image, output, kernel, strides, dilation, before)))
-            for step in (1, -1)
+            Planes(bool(step < 0), *((sides[0], sides[1])[::step] for sides in sides_of)) for step in (1, -1)
         )
         return min(plain, turned, key=lambda planes: planes._cost)
 
@@ -79,11 +77,6 @@ class Planes:
         """Lanes of a plane's row: as far as the windows read."""
         across = _even(self.output[1]) if self.is_3x3 else self.output[1]
         return _even((across - 1) * self.strides[1] + (self.span[1] if self.is_3x3 else self.tap_columns))
-
-    @property
-    def width(self) -> int:
-        """Pixels of an image's row that lie there."""
-        return max(min(self.image[1], self.columns - self.before[1]), 0)
 
     @property
     def kept(self) -> int:

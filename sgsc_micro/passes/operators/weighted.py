@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
-from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, Shape, numbers
+from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
 from sgsc_micro.storage import row_bytes, width_of
 
@@ -47,13 +48,21 @@ class Weighted(Operator):
         return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
 
     @property
-    def rows_at_once(self) -> int:
-        """Pixels whose activations meet the weights together."""
-        return 1
+    def copies_taps(self) -> bool:
+        """Whether a row's activations are copied together before they are widened, four by four."""
+        return False
 
-    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """A row for each of these."""
-        return self.rows_at_once * self.row_bytes
+    def rows_at_once(self, output: Sequence[int]) -> int:
+        """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
+        return 4 if math.prod(output[:-1]) > 2 else 1
+
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """Rows, and room to copy one together."""
+        return self.rows_at_once(output) * self.row_bytes + self.copies_taps * self.taps
+
+    def result_bytes(self, output: Sequence[int]) -> int:
+        """More room, for results that something is added to."""
+        return self.rows_at_once(output) * output[-1]
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -123,20 +132,21 @@ class Conv2D(Weighted):
         return all(step == 1 for step in steps) and not any(self.padding)
 
     @property
-    def rows_at_once(self) -> int:
+    def copies_taps(self) -> bool:
         """See :class:`Weighted`."""
-        return 2
+        return math.prod(self.weights.shape[1:3]) > 1 and self.weights.shape[3] % 4 != 0
 
-    def planes(self, image: Shape, output: Shape) -> Planes:
-        """How a depthwise one goes through an NHWC image."""
-        kernel, before = self.weights.shape[1:3], self.padding[:2]
-        return Planes.of(image[1:3], output[1:3], kernel, self.strides, self.dilation, before)
+    def planes(self, output: Sequence[int]) -> Planes:
+        """How a depthwise one gives a result of shape ``output``."""
+        return Planes.of(output[1:3], self.weights.shape[1:3], self.strides, self.dilation, self.padding[:2])
 
-    def scratch_bytes(self, inputs: Sequence[Shape], output: Shape) -> int:
+    def scratch_bytes(self, output: Sequence[int]) -> int:
         """See :class:`Operator`."""
-        if self.is_depthwise:
-            return self.planes(inputs[0], output).scratch_bytes
-        return super().scratch_bytes(inputs, output)
+        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output)
+
+    def result_bytes(self, output: Sequence[int]) -> int:
+        """See :class:`Weighted`; those of a depthwise one lie over its accumulators."""
+        return 0 if self.is_depthwise else super().result_bytes(output)
 
     @property
     def overwrites(self) -> tuple[int, ...]:  # type: ignore[override]
