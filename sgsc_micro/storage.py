@@ -7,6 +7,7 @@ fields, ``w = hi * 2^k + lo``; each channel takes the split that needs the fewes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from itertools import combinations_with_replacement
 
@@ -80,6 +81,15 @@ def stream_bits(bits: int, taps: int) -> int:
     58
     """
     return WIDTH_BITS + bits * taps
+
+
+def stream_bytes(widths: Iterable[int], taps: int) -> int:
+    """Bytes of such a layer's channels; a word at least, which a micro-kernel loads.
+
+    >>> stream_bytes([6, 6, 0], 9), stream_bytes([1], 9)
+    (15, 4)
+    """
+    return max(-(-sum(stream_bits(bits, taps) for bits in widths) // 8), 4)
 
 
 def lane_order(taps: int) -> np.ndarray:

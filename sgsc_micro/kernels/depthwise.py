@@ -41,13 +41,15 @@ def depthwise(name: str, operator: Conv2D | Residual, inputs: list[Shape], outpu
 
 def stream_of(weights: np.ndarray, turned: bool) -> np.ndarray:
     """The channels' widths and taps bit by bit, lowest first, int8; weights int8 [O, kh, kw, 1]."""
-    widths = storage.width_of(weights)
+    widths = storage.width_of(weights).tolist()
     bits: list[np.ndarray] = []
-    for width, channel in zip(widths.tolist(), weights[..., 0].astype(np.int64), strict=True):
+    for width, channel in zip(widths, weights[..., 0].astype(np.int64), strict=True):
         taps = (channel.T if turned else channel).ravel()
         bits.append(width >> np.arange(storage.WIDTH_BITS) & 1)
         bits.append((taps[:, None] >> np.arange(width) & 1).ravel())
-    return np.packbits(np.concatenate(bits).astype(np.uint8), bitorder="little").view(np.int8)
+    stream = np.packbits(np.concatenate(bits).astype(np.uint8), bitorder="little")
+    size = storage.stream_bytes(widths, weights[0].size)
+    return np.pad(stream, (0, size - len(stream))).view(np.int8)
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ class _Body:
             first = block * BLOCK
             lanes = BLOCK if channels % BLOCK == 0 else T.min(channels - first, BLOCK)
             layout = *planes.kernel, 2 * planes.dilation[1], 2 * planes.tap_columns
-            stream = self.built.address(self.stream, 0)
-            position = call("sgsc_depthwise_taps", self._scratch(0), stream, bit[0], lanes, *layout)
+            stream = self.built.address(self.stream, 0), self.stream.count
+            position = call("sgsc_depthwise_taps", self._scratch(0), lanes, *layout, *stream, bit[0])
             T.buffer_store(bit, position, [0])
             if kept:
                 self._widen(first, lanes, 0, 0, kept)

@@ -13,28 +13,33 @@ static inline int8_t *sgsc_store_lane(int8_t *to, int32_t value)
     return to + sizeof lane;
 }
 
-/* `bits` bits, 1 to 8, from bit `position` of a stream, lowest first. */
-static inline uint32_t sgsc_bits(const int8_t *stream, int32_t position, int32_t bits)
+/* From bit `position` on: 25 bits of a stream of `size` >= 4 bytes at least, or those up to its end. */
+static inline uint32_t sgsc_bits(const int8_t *stream, int32_t size, int32_t position)
 {
-    const uint32_t low = (uint8_t)stream[position >> 3];
-    const uint32_t high = (uint8_t)stream[(position + bits - 1) >> 3]; /* the next byte, or the same */
-    return ((low | high << 8) >> (position & 7)) & ((1u << bits) - 1u);
+    const int32_t byte = position >> 3 < size - 4 ? position >> 3 : size - 4;
+    return sgsc_load_pair(stream + byte) >> (position - 8 * byte);
 }
 
-/* Widens the taps of `channels` channels: 4 bits that say how wide they are, then so many bits a tap, two's complement.
- * Neighbours go `step` bytes apart, rows `row_bytes`. Gives the position behind them. */
-SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, const int8_t *stream, int32_t position, int32_t channels,
-                                        int32_t rows, int32_t columns, int32_t step, int32_t row_bytes)
+/* Widens the taps of `channels` channels: 4 bits that say how wide they are, then so many bits a tap, two's complement,
+ * lowest bits first. Neighbours go `step` bytes apart, rows `row_bytes`. Gives the position behind them. */
+SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, int32_t channels, int32_t rows, int32_t columns, int32_t step,
+                                        int32_t row_bytes, const int8_t *stream, int32_t size, int32_t position)
 {
     for (int32_t c = 0; c < channels; ++c) {
-        const int32_t bits = (int32_t)sgsc_bits(stream, position, 4);
-        const uint32_t sign = (1u << bits) >> 1;
+        const int32_t bits = (int32_t)(sgsc_bits(stream, size, position) & 15u);
         position += 4;
         for (int32_t row = 0; row < rows; ++row) {
-            for (int32_t column = 0; column < columns; ++column) {
-                const uint32_t tap = bits == 0 ? 0 : (sgsc_bits(stream, position, bits) ^ sign) - sign;
-                (void)sgsc_store_lane(taps + column * step, (int32_t)tap);
-                position += bits;
+            int8_t *tap = taps;
+            for (int32_t left = columns; left > 0; left -= 3) {
+                const int32_t together = left < 3 ? left : 3;
+                uint32_t window = bits == 0 ? 0 : sgsc_bits(stream, size, position);
+                for (int32_t i = 0; i < together; ++i) {
+                    const int32_t high = (int32_t)(window << (31 - bits) << 1);
+                    (void)sgsc_store_lane(tap, high >> (31 - bits) >> 1);
+                    window >>= bits;
+                    tap += step;
+                }
+                position += bits * together;
             }
             taps += row_bytes;
         }
@@ -121,6 +126,16 @@ static inline uint32_t sgsc_smla(uint32_t a, int32_t a_high, uint32_t b, int32_t
 #endif
 }
 
+/* Without a sum. */
+static inline uint32_t sgsc_smuad(uint32_t a, uint32_t b)
+{
+#if SGSC_DSP
+    return (uint32_t)__smuad((int16x2_t)a, (int16x2_t)b);
+#else
+    return sgsc_smlad(a, b, 0);
+#endif
+}
+
 /* The two words at a pointer that is a multiple of 4, which then moves on by `step` bytes, 4 or 8. */
 static inline const int8_t *sgsc_next_two(uint32_t *words, const int8_t *from, int32_t step)
 {
@@ -169,7 +184,7 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
                 SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                          \
                     uint32_t x[2];                                                                                     \
                     from[i] = sgsc_next_two(x, from[i], 4 * (STRIDE));                                                 \
-                    first = sgsc_smlad(x[0], tap01[i], first);                                                         \
+                    first = i == 0 ? sgsc_smuad(x[0], tap01[i]) : sgsc_smlad(x[0], tap01[i], first);                   \
                     first = sgsc_smla(x[1], 0, tap12[i], 1, first);                                                    \
                     if ((STRIDE) == 1) {                                                                               \
                         second = sgsc_smla(x[0], 1, tap01[i], 0, second);                                              \
@@ -212,13 +227,6 @@ SGSC_KERNEL void sgsc_depthwise_any(int8_t *acc, int32_t rows, int32_t width, co
     }
 }
 
-static inline int32_t sgsc_word(const int8_t *from)
-{
-    int32_t word;
-    memcpy(&word, __builtin_assume_aligned(from, sizeof word), sizeof word);
-    return word;
-}
-
 /* One channel's accumulators to int8, `step` bytes apart and rows `row_step`; `out` may be where they lie. */
 static inline __attribute__((always_inline)) void sgsc_depthwise_end(int8_t *out, int32_t row_step, int32_t step,
                                                                      const int8_t *acc, int32_t rows, int32_t width,
@@ -226,19 +234,27 @@ static inline __attribute__((always_inline)) void sgsc_depthwise_end(int8_t *out
                                                                      int32_t clamps)
 {
     const int32_t bias = sgsc_bias(end, 0), m = *end->multipliers, shift = *end->shifts;
+    const int32_t is_short = shift >= 1 && shift <= 22;
+    const int32_t offset = is_short ? sgsc_offset(end, shift) : 0, start = sgsc_add_shifted(0, bias, twice);
     for (int32_t y = 0; y < rows; ++y) {
         int8_t *next = out;
-        const int8_t *const last = acc + 4 * width;
-        if (shift < 1 || shift > 22) {
-            for (; acc != last; acc += 4, next += step) {
-                *next = sgsc_requantise_any(sgsc_add_shifted(bias, sgsc_word(acc), 0), m, shift, end, twice);
-            }
-        } else {
-            const int32_t offset = sgsc_offset(end, shift), start = sgsc_add_shifted(0, bias, twice);
-            for (; acc != last; acc += 4, next += step) {
-                const int32_t sum = sgsc_add_shifted(start, sgsc_word(acc), twice);
+        int32_t left = width;
+        for (; is_short && left >= 4; left -= 4) {
+            uint32_t sums[4];
+            acc = sgsc_next_two(sums, acc, 8);
+            acc = sgsc_next_two(sums + 2, acc, 8);
+            SGSC_UNROLL for (int32_t i = 0; i < 4; ++i) {
+                const int32_t sum = sgsc_add_shifted(start, (int32_t)sums[i], twice);
                 *next = sgsc_requantise_short(sum, m, shift, offset, end, twice, clamps);
+                next += step;
             }
+        }
+        for (; left > 0; --left) {
+            const int32_t sum = (int32_t)sgsc_load_pair(acc);
+            acc += 4;
+            *next = is_short ? sgsc_requantise_short(sgsc_add_shifted(start, sum, twice), m, shift, offset, end, twice, clamps)
+                             : sgsc_requantise_any(sgsc_add_shifted(sum, bias, 0), m, shift, end, twice);
+            next += step;
         }
         out += row_step;
     }

@@ -151,15 +151,19 @@ static inline int32_t sgsc_saturate(int32_t q)
 #endif
 }
 
-/* a * b / 2^32, half up */
-static inline int32_t sgsc_multiply_high_rounded(int32_t a, int32_t b)
+/* sum + a * b / 2^32, half up where `rounds`, else down. */
+static inline int32_t sgsc_add_high(int32_t sum, int32_t a, int32_t b, int32_t rounds)
 {
 #if SGSC_DSP
-    int32_t high;
-    __asm__("smmulr %0, %1, %2" : "=r"(high) : "r"(a), "r"(b));
-    return high;
+    int32_t result;
+    if (rounds != 0) {
+        __asm__("smmlar %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    } else {
+        __asm__("smmla %0, %1, %2, %3" : "=r"(result) : "r"(a), "r"(b), "r"(sum));
+    }
+    return result;
 #else
-    return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+    return sum + (int32_t)(((int64_t)a * b + (rounds != 0 ? 0x80000000 : 0)) >> 32);
 #endif
 }
 

@@ -90,14 +90,11 @@ static inline __attribute__((always_inline)) int8_t sgsc_requantise_short(int32_
                                                                           int32_t offset, const struct sgsc_end *end,
                                                                           int32_t twice, int32_t clamps)
 {
-    int32_t high;
-    if (twice) { /* half away from zero is half up of one less below zero */
-        high = sgsc_multiply_high_rounded(acc, m);
-        high += high >> 31;
-    } else {
-        high = (int32_t)(((int64_t)acc * m) >> 32);
+    int32_t high = sgsc_add_high(offset, acc, m, twice);
+    if (twice) { /* half away from zero is half up of one less below zero; at -1, which may round to 0, it is all the same */
+        high += acc >> 31;
     }
-    const int32_t q = sgsc_saturate((high + offset) >> shift);
+    const int32_t q = sgsc_saturate(high >> shift);
     return clamps ? sgsc_clamp(q, end->low, end->high) : (int8_t)q;
 }
 
