@@ -49,29 +49,24 @@ static inline void sgsc_sum(int32_t *totals, const int8_t *row, int32_t pairs, i
 }
 
 /* Adds all planes of one channel, or of `channels` by turns, to sums that are their biases; the words behind them. */
-static inline __attribute__((always_inline)) const uint32_t *sgsc_planes(struct sgsc_block *block, const int32_t *totals,
-                                                                         const int8_t *row, const uint32_t *plane,
-                                                                         int32_t planes, const uint32_t *words,
-                                                                         int32_t channels, sgsc_dot *const *dots)
+SGSC_KERNEL const uint32_t *sgsc_planes(struct sgsc_block *block, const int8_t *row, const uint32_t *plane, uint32_t planes,
+                                        const uint32_t *words, uint32_t channels, sgsc_dot *const *dots)
 {
     static const int32_t none[4] = {0};
+    const int32_t *const totals = block->totals;
     int32_t starts[4];
-    if (planes > 1) {
-        memcpy(starts, block->sums, sizeof starts);
-    }
-    block->totals = totals;
-    for (int32_t p = 0; p < planes; ++p) {
-        if (p > 0) {
-            for (int32_t i = 0; i < 4; ++i) {
-                const int32_t above = sgsc_sub_shifted(block->sums[i], starts[i], 0);
-                block->sums[i] = sgsc_add_shifted(starts[i], above, (int32_t)(plane[p] >> 4 & 15u));
-            }
-            block->totals = none;
+    memcpy(starts, block->sums, sizeof starts);
+    for (uint32_t p = 0; p < planes; ++p) {
+        for (int32_t i = 0; i < 4; ++i) {
+            const int32_t above = sgsc_sub_shifted(block->sums[i], starts[i], 0);
+            block->sums[i] = sgsc_add_shifted(starts[i], above, (int32_t)(plane[p] >> 4 & 15u));
         }
-        const uint32_t *const end = words + (plane[p] >> 8) * (uint32_t)channels;
+        const uint32_t *const end = words + (plane[p] >> 8) * channels;
         dots[plane[p] & 15u](block, row, words, end);
         words = end;
+        block->totals = none;
     }
+    block->totals = totals;
     return words;
 }
 
@@ -133,20 +128,28 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
                                                               int32_t twice, int32_t clamps)
 {
     int32_t totals[4], distances[4];
+    struct sgsc_block block;
     sgsc_sum(totals, row, pairs, 4);
+    block.totals = totals;
     for (int32_t i = 0; i < 4; ++i) {
         distances[i] = (i < pixels ? i : pixels - 1) * stride;
     }
     for (int32_t c = 0; c < channels;) {
-        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu), planes = (int32_t)(*stream >> 24);
-        const uint32_t *const plane = stream + 1;
+        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
+        const uint32_t planes = *stream >> 24, *const plane = stream + 1;
         for (stream = plane + planes; c < last; ++c) {
-            struct sgsc_block block;
             const int32_t bias = sgsc_bias(end, c);
-            for (int32_t i = 0; i < 4; ++i) {
-                block.sums[i] = bias;
+            block.sums[0] = bias;
+            block.sums[1] = bias;
+            block.sums[2] = bias;
+            block.sums[3] = bias;
+            if (planes == 1) {
+                const uint32_t *const words = stream;
+                stream += *plane >> 8;
+                sgsc_dots_4x1[*plane & 15u](&block, row, words, stream);
+            } else {
+                stream = sgsc_planes(&block, row, plane, planes, stream, 1, sgsc_dots_4x1);
             }
-            stream = sgsc_planes(&block, totals, row, plane, planes, stream, 1, sgsc_dots_4x1);
             sgsc_store(out + c, distances, block.sums, 4, c, end, twice, clamps);
         }
     }
@@ -159,17 +162,18 @@ static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const 
 {
     static const int32_t here[1] = {0};
     int32_t totals[4];
+    struct sgsc_block block;
     sgsc_sum(totals, row, pairs, 1);
+    block.totals = totals;
     for (int32_t c = 0; c < channels;) {
-        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu), planes = (int32_t)(*stream >> 24);
-        const uint32_t *const plane = stream + 1;
+        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
+        const uint32_t planes = *stream >> 24, *const plane = stream + 1;
         for (stream = plane + planes; c < last;) {
-            struct sgsc_block block;
             const int32_t together = last - c < 4 ? 1 : 4;
             for (int32_t i = 0; i < 4; ++i) {
                 block.sums[i] = i < together ? sgsc_bias(end, c + i) : 0;
             }
-            stream = sgsc_planes(&block, totals, row, plane, planes, stream, together,
+            stream = sgsc_planes(&block, row, plane, planes, stream, (uint32_t)together,
                                  together == 4 ? sgsc_dots_1x4 : sgsc_dots_1x1);
             for (int32_t i = 0; i < together; ++i, ++c) {
                 sgsc_store(out + c, here, block.sums + i, 1, c, end, twice, clamps);
