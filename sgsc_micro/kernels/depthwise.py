@@ -147,11 +147,14 @@ class _Body:
             run("sgsc_depthwise_any", *arguments, 2 * planes.strides[1], planes.kernel[0], planes.tap_columns // 2)
         place, distances = accumulators, (width, 1)
         if self.add is None:
-            _, _, columns, channels = built.output.shape
+            _, _, columns, channels = map(int, built.output.shape)
             place = T.address_of(built.output[0, *self._turned(start, 0), channel])
-            distances = self._turned(int(columns) * int(channels), int(channels))
+            distances = self._turned(columns * channels, channels)
+        extents = outputs, width
+        if distances[0] == width * distances[1]:  # rows follow each other: one will do
+            extents = 1, outputs * width
         end = self.epilogue.arguments(built, channel)
-        run(f"sgsc_depthwise_{self.epilogue.kind}", place, *distances, accumulators, outputs, width, *end)
+        run(f"sgsc_depthwise_{self.epilogue.kind}", place, *distances, accumulators, *extents, *end)
         if self.add is not None:
             with loops(y=outputs, x=width) as (y, x):
                 value = bind("value", built.row[planes.accumulators + y * width + x])

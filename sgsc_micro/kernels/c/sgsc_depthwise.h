@@ -27,6 +27,7 @@ SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, int32_t channels, int32_t 
 {
     for (int32_t c = 0; c < channels; ++c) {
         const int32_t bits = (int32_t)(sgsc_bits(stream, size, position) & 15u);
+        const int32_t above = bits == 0 ? 0 : 32 - bits;
         position += 4;
         for (int32_t row = 0; row < rows; ++row) {
             int8_t *tap = taps;
@@ -34,8 +35,7 @@ SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, int32_t channels, int32_t 
                 const int32_t together = left < 3 ? left : 3;
                 uint32_t window = bits == 0 ? 0 : sgsc_bits(stream, size, position);
                 for (int32_t i = 0; i < together; ++i) {
-                    const int32_t high = (int32_t)(window << (31 - bits) << 1);
-                    (void)sgsc_store_lane(tap, high >> (31 - bits) >> 1);
+                    (void)sgsc_store_lane(tap, (int32_t)(window << above) >> above);
                     window >>= bits;
                     tap += step;
                 }
