@@ -88,8 +88,12 @@ class _Body:
                 even = planes.output[0] % planes.band == 0
                 outputs = planes.band if even else T.min(planes.output[0] - start, planes.band)
                 self._widen(first, lanes, start * planes.strides[0], kept, planes.rows(outputs))
-                with loop("c", lanes) as c:
-                    self._compute(c, first + c, start, outputs)
+                if self.add is None:
+                    self._compute(lanes, 0, first, start, outputs)
+                else:
+                    with loop("c", lanes) as c:
+                        self._compute(1, c, first + c, start, outputs)
+                        self._add(first + c, start, outputs)
                 if kept:
                     self._keep(kept)
 
@@ -107,61 +111,51 @@ class _Body:
 
     def _widen(self, channel: Expression, lanes: Expression, start: Expression, begin: int, end: Expression) -> None:
         """Rows ``begin`` to ``end`` of a block's planes; their first is row ``start`` of the padded image."""
-        planes, top = self.planes, self.planes.before[0]
+        planes, (top, left) = self.planes, self.planes.before
         height, width = self._turned(*self.shape[1:3])
-        width = min(width, planes.columns - planes.before[1])
-        if width <= 0:
-            return
+        width = min(width, planes.columns - left)
         if planes.bands == 1:  # the image's own rows: the others stay zero
             begin, end = max(begin, top), min(end, top + height)
             if begin >= end:
                 return
-        with loop("r", end - begin) as r:
-            row = begin + r
-            y = start + row - top
+        if width <= 0:
+            return
+        _, _, columns, channels = self.shape
+        row_step, step = self._turned(columns * channels, channels)
+        target = self._plane(0, begin), planes.plane_bytes, planes.row_bytes, left
+        rows = T.address_of(self.built.input()[0, 0, 0, channel]), start + begin - top, start + end - top, height
+        run("sgsc_depthwise_widen", *target, *rows, row_step, width, step, lanes, self.zero_point)
 
-            def widen() -> None:
-                source = T.address_of(self.built.input()[0, *self._turned(y, 0), channel])
-                step = self.shape[3] * (self.shape[2] if planes.turned else 1)
-                target = self._plane(0, row), planes.plane_bytes, planes.before[1]
-                run("sgsc_depthwise_widen", *target, source, width, step, lanes, self.zero_point)
-
-            if planes.bands == 1:
-                widen()
-                return
-            with T.If(tirx.all(y >= 0, y < height)):
-                with T.Then():
-                    widen()
-                with T.Else(), loop("c", BLOCK) as c:
-                    run("sgsc_fill", self._plane(c, row), planes.row_bytes, 0)
-
-    def _compute(self, number: Expression, channel: Expression, start: Expression, outputs: Expression) -> None:
-        """A channel's rows of output from row ``start`` on, out of a plane."""
+    def _compute(
+        self, count: Expression, number: Expression, channel: Expression, start: Expression, outputs: Expression
+    ) -> None:
+        """Rows of output from row ``start`` on of ``count`` channels: to where they belong, or to be added to."""
         built, planes, width = self.built, self.planes, self.planes.output[1]
         accumulators = self._scratch(planes.accumulators)
-        steps = planes.strides[0] * planes.row_bytes, planes.dilation[0] * planes.row_bytes
-        arguments = accumulators, outputs, width, self._plane(number), *steps, self._scratch(number * planes.tap_bytes)
-        if planes.is_3x3:
-            run(f"sgsc_depthwise_3x3_{planes.strides[1]}", *arguments)
-        else:
-            run("sgsc_depthwise_any", *arguments, 2 * planes.strides[1], planes.kernel[0], planes.tap_columns // 2)
         place, distances = accumulators, (width, 1)
         if self.add is None:
             _, _, columns, channels = map(int, built.output.shape)
             place = T.address_of(built.output[0, *self._turned(start, 0), channel])
             distances = self._turned(columns * channels, channels)
-        extents = outputs, width
-        if distances[0] == width * distances[1]:  # rows follow each other: one will do
-            extents = 1, outputs * width
-        end = self.epilogue.arguments(built, channel)
-        run(f"sgsc_depthwise_{self.epilogue.kind}", place, *distances, accumulators, *extents, *end)
-        if self.add is not None:
-            with loops(y=outputs, x=width) as (y, x):
-                value = bind("value", built.row[planes.accumulators + y * width + x])
-                position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
-                operands = [value, built.input(1)[position]]
-                result = self.add(built, *(operands if self.number == 0 else reversed(operands)))
-                T.buffer_store(built.output, result, position)
+        run(
+            f"sgsc_depthwise_{f'3x3_{planes.strides[1]}' if planes.is_3x3 else 'any'}_{self.epilogue.kind}",
+            *(place, *distances, count, accumulators, outputs, width),
+            *(self._plane(number), planes.plane_bytes, self._scratch(number * planes.tap_bytes), planes.tap_bytes),
+            *(planes.strides[0] * planes.row_bytes, planes.dilation[0] * planes.row_bytes, 2 * planes.strides[1]),
+            *(planes.kernel[0], planes.tap_columns // 2),
+            *self.epilogue.arguments(built, channel),
+        )
+
+    def _add(self, channel: Expression, start: Expression, outputs: Expression) -> None:
+        """The second input to a channel's results, which lie where its accumulators did."""
+        built, planes, width = self.built, self.planes, self.planes.output[1]
+        assert self.add is not None
+        with loops(y=outputs, x=width) as (y, x):
+            value = bind("value", built.row[planes.accumulators + y * width + x])
+            position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
+            operands = [value, built.input(1)[position]]
+            result = self.add(built, *(operands if self.number == 0 else reversed(operands)))
+            T.buffer_store(built.output, result, position)
 
     def _keep(self, rows: int) -> None:
         """A band's last rows, where the next one begins with them."""

@@ -6,11 +6,10 @@
 #ifndef SGSC_DEPTHWISE_H
 #define SGSC_DEPTHWISE_H
 
-static inline int8_t *sgsc_store_lane(int8_t *to, int32_t value)
+static inline void sgsc_store_lane(int8_t *to, int32_t value)
 {
     const int16_t lane = (int16_t)value;
     memcpy(to, &lane, sizeof lane);
-    return to + sizeof lane;
 }
 
 /* From bit `position` on: 25 bits of a stream of `size` >= 4 bytes at least, or those up to its end. */
@@ -34,11 +33,13 @@ SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, int32_t channels, int32_t 
             for (int32_t left = columns; left > 0; left -= 3) {
                 const int32_t together = left < 3 ? left : 3;
                 uint32_t window = bits == 0 ? 0 : sgsc_bits(stream, size, position);
-                for (int32_t i = 0; i < together; ++i) {
-                    (void)sgsc_store_lane(tap, (int32_t)(window << above) >> above);
+                SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {
+                    if (i < together) {
+                        sgsc_store_lane(tap + i * step, (int32_t)(window << above) >> above);
+                    }
                     window >>= bits;
-                    tap += step;
                 }
+                tap += 3 * step;
                 position += bits * together;
             }
             taps += row_bytes;
@@ -71,10 +72,11 @@ static inline void sgsc_store_neighbours(int8_t *plane, int32_t plane_bytes, con
 }
 #endif
 
-/* An image row's part of up to four planes, from column `left` of theirs on: `width` > 0 pixels, `step` bytes apart.
+/* One image row's part of up to four planes, from column `left` of theirs on: `width` > 0 pixels, `step` bytes apart.
  * A pixel may come with a zero beside it, where padding lies. */
-SGSC_KERNEL void sgsc_depthwise_widen(int8_t *plane, int32_t plane_bytes, int32_t left, const int8_t *x, int32_t width,
-                                      int32_t step, int32_t channels, int32_t zero)
+static inline __attribute__((always_inline)) void sgsc_widen_row(int8_t *plane, int32_t plane_bytes, int32_t left,
+                                                                 const int8_t *x, int32_t width, int32_t step,
+                                                                 int32_t channels, int32_t zero)
 {
 #if SGSC_DSP
     if (channels == 4) {
@@ -106,8 +108,25 @@ SGSC_KERNEL void sgsc_depthwise_widen(int8_t *plane, int32_t plane_bytes, int32_
     for (int32_t c = 0; c < channels; ++c) {
         int8_t *lane = plane + c * plane_bytes + 2 * left;
         for (int32_t i = 0; i < width; ++i) {
-            lane = sgsc_store_lane(lane, x[i * step + c] - zero);
+            sgsc_store_lane(lane + 2 * i, x[i * step + c] - zero);
         }
+    }
+}
+
+/* Rows `first` to `last` of an image of `height` rows, row_step bytes apart; those beyond it are zeros in all planes. */
+SGSC_KERNEL void sgsc_depthwise_widen(int8_t *plane, int32_t plane_bytes, int32_t row_bytes, int32_t left, const int8_t *x,
+                                      int32_t first, int32_t last, int32_t height, int32_t row_step, int32_t width,
+                                      int32_t step, int32_t channels, int32_t zero)
+{
+    for (int32_t y = first; y < last; ++y) {
+        if (y >= 0 && y < height) {
+            sgsc_widen_row(plane, plane_bytes, left, x + y * row_step, width, step, channels, zero);
+        } else {
+            for (int32_t c = 0; c < 4; ++c) {
+                memset(plane + c * plane_bytes, 0, (size_t)row_bytes);
+            }
+        }
+        plane += row_bytes;
     }
 }
 
@@ -165,19 +184,25 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
 #endif
 }
 
-/* acc[y * width + x] = the sum of the 3 x 3 taps times what lies under them: plane rows `tap_bytes` apart, from
- * y * row_bytes and 2 * STRIDE * x on. Two outputs at a time: `acc`, words, has room for one more than rows * width. */
+/* How a kernel of tap_rows rows of tap_words pairs goes over a plane: its rows tap_bytes apart, from output to output by
+ * row_bytes and by step. */
+struct sgsc_window {
+    int32_t row_bytes, tap_bytes, step, tap_rows, tap_words;
+};
+
+/* acc[y * width + x] = the sum of 3 x 3 taps times what lies under them, STRIDE lanes a step. Two outputs at a time: acc,
+ * words, has room for one more than rows * width. */
 #define SGSC_DEPTHWISE_3X3(STRIDE)                                                                                     \
-    SGSC_KERNEL void sgsc_depthwise_3x3_##STRIDE(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane,        \
-                                                 int32_t row_bytes, int32_t tap_bytes, const int8_t *taps)             \
+    SGSC_KERNEL void sgsc_taps_3x3_##STRIDE(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane,             \
+                                            const int8_t *taps, const struct sgsc_window *window)                      \
     {                                                                                                                  \
         uint32_t tap01[3], tap12[3];                                                                                   \
         SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                                  \
             tap01[i] = sgsc_load_pair(taps + 8 * i);                                                                   \
             tap12[i] = tap01[i] >> 16 | sgsc_load_pair(taps + 8 * i + 4) << 16;                                        \
         }                                                                                                              \
-        for (int32_t y = 0; y < rows; ++y) {                                                                           \
-            const int8_t *from[3] = {plane, plane + tap_bytes, plane + 2 * tap_bytes};                                 \
+        do {                                                                                                           \
+            const int8_t *from[3] = {plane, plane + window->tap_bytes, plane + 2 * window->tap_bytes};                 \
             int8_t *const end = acc + 4 * width;                                                                       \
             do {                                                                                                       \
                 uint32_t first = 0, second = 0;                                                                        \
@@ -190,52 +215,56 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
                         second = sgsc_smla(x[0], 1, tap01[i], 0, second);                                              \
                         second = sgsc_smlad(x[1], tap12[i], second);                                                   \
                     } else {                                                                                           \
-                        second = sgsc_smlad(x[1], tap01[i], second);                                                   \
+                        second = i == 0 ? sgsc_smuad(x[1], tap01[i]) : sgsc_smlad(x[1], tap01[i], second);             \
                         second = sgsc_smla(sgsc_load_pair(from[i]), 0, tap12[i], 1, second);                           \
                     }                                                                                                  \
                 }                                                                                                      \
                 acc = sgsc_store_words(acc, first, second);                                                            \
             } while (acc < end);                                                                                       \
             acc = end;                                                                                                 \
-            plane += row_bytes;                                                                                        \
-        }                                                                                                              \
+            plane += window->row_bytes;                                                                                \
+        } while (--rows > 0);                                                                                          \
     }
 SGSC_DEPTHWISE_3X3(1)
 SGSC_DEPTHWISE_3X3(2)
 #undef SGSC_DEPTHWISE_3X3
 
-/* The same of any kernel: tap_rows rows of tap_words pairs each; neighbours lie `step` bytes apart. */
-SGSC_KERNEL void sgsc_depthwise_any(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane, int32_t row_bytes,
-                                    int32_t tap_bytes, const int8_t *taps, int32_t step, int32_t tap_rows,
-                                    int32_t tap_words)
+/* The same of any kernel. */
+SGSC_KERNEL void sgsc_taps_any(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane, const int8_t *taps,
+                               const struct sgsc_window *window)
 {
     for (int32_t y = 0; y < rows; ++y) {
         for (int32_t x = 0; x < width; ++x) {
-            const int8_t *from = plane + x * step, *tap = taps;
+            const int8_t *from = plane + x * window->step, *tap = taps;
             uint32_t sum = 0;
-            for (int32_t row = 0; row < tap_rows; ++row) {
-                for (int32_t i = 0; i < tap_words; ++i) {
-                    sum = sgsc_smlad(sgsc_load_pair(from + 4 * i), sgsc_load_pair(tap + 4 * i), sum);
+            for (int32_t row = 0; row < window->tap_rows; ++row) {
+                for (int32_t i = 0; i < window->tap_words; ++i) {
+                    sum = sgsc_smlad(sgsc_load_pair(from + 4 * i), sgsc_load_pair(tap), sum);
+                    tap += 4;
                 }
-                from += tap_bytes;
-                tap += 4 * tap_words;
+                from += window->tap_bytes;
             }
             memcpy(acc, &sum, sizeof sum);
             acc += sizeof sum;
         }
-        plane += row_bytes;
+        plane += window->row_bytes;
     }
 }
 
-/* One channel's accumulators to int8, `step` bytes apart and rows `row_step`; `out` may be where they lie. */
-static inline __attribute__((always_inline)) void sgsc_depthwise_end(int8_t *out, int32_t row_step, int32_t step,
-                                                                     const int8_t *acc, int32_t rows, int32_t width,
-                                                                     const struct sgsc_end *end, int32_t twice,
-                                                                     int32_t clamps)
+/* One channel's accumulators to int8, `step` bytes apart and rows `row_step`; `out` may be where they lie. `twice` and
+ * `clamps` as for sgsc_store. */
+static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, int32_t row_step, int32_t step,
+                                                                   const int8_t *acc, int32_t rows, int32_t width,
+                                                                   int32_t channel, const struct sgsc_end *end,
+                                                                   int32_t twice, int32_t clamps)
 {
-    const int32_t bias = sgsc_bias(end, 0), m = *end->multipliers, shift = *end->shifts;
-    const int32_t is_short = shift >= 1 && shift <= 22;
+    const int32_t bias = sgsc_bias(end, channel), m = end->multipliers[channel * end->multiplier_step];
+    const int32_t shift = end->shifts[channel * end->shift_step], is_short = shift >= 1 && shift <= 22;
     const int32_t offset = is_short ? sgsc_offset(end, shift) : 0, start = sgsc_add_shifted(0, bias, twice);
+    if (row_step == width * step) {
+        width *= rows;
+        rows = 1;
+    }
     for (int32_t y = 0; y < rows; ++y) {
         int8_t *next = out;
         int32_t left = width;
@@ -260,20 +289,39 @@ static inline __attribute__((always_inline)) void sgsc_depthwise_end(int8_t *out
     }
 }
 
-#define SGSC_DEPTHWISE_END(NAME, TWICE, CLAMPS)                                                                        \
-    SGSC_KERNEL void sgsc_depthwise_##NAME(int8_t *out, int32_t row_step, int32_t step, const int8_t *acc,             \
-                                           int32_t rows, int32_t width, const void *bias, int32_t bias_bytes,          \
-                                           const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,  \
-                                           int32_t shift_step, int32_t zero, int32_t low, int32_t high)                \
+/* Channels out of their planes, by turns: taps channel_taps bytes apart, planes plane_bytes. */
+#define SGSC_DEPTHWISE(TAPS, NAME)                                                                                     \
+    SGSC_KERNEL void sgsc_depthwise_##TAPS##_##NAME(                                                                   \
+        int8_t *out, int32_t row_step, int32_t step, int32_t channels, int8_t *acc, int32_t rows, int32_t width,       \
+        const int8_t *plane, int32_t plane_bytes, const int8_t *taps, int32_t channel_taps, int32_t row_bytes,         \
+        int32_t tap_bytes, int32_t tap_step, int32_t tap_rows, int32_t tap_words, const void *bias,                    \
+        int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,                 \
+        int32_t shift_step, int32_t zero, int32_t low, int32_t high)                                                   \
     {                                                                                                                  \
+        const struct sgsc_window window = {row_bytes, tap_bytes, tap_step, tap_rows, tap_words};                       \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        sgsc_depthwise_end(out, row_step, step, acc, rows, width, &end, TWICE, CLAMPS);                                \
+        for (int32_t c = 0; c < channels; ++c) {                                                                       \
+            sgsc_taps_##TAPS(acc, rows, width, plane, taps, &window);                                                  \
+            sgsc_store_plane_##NAME(out + c, row_step, step, acc, rows, width, c, &end);                               \
+            plane += plane_bytes;                                                                                      \
+            taps += channel_taps;                                                                                      \
+        }                                                                                                              \
     }
-SGSC_DEPTHWISE_END(single, 0, 0)
-SGSC_DEPTHWISE_END(single_clamped, 0, 1)
-SGSC_DEPTHWISE_END(tflite, 1, 0)
-SGSC_DEPTHWISE_END(tflite_clamped, 1, 1)
-#undef SGSC_DEPTHWISE_END
+#define SGSC_DEPTHWISE_ENDS(NAME, TWICE, CLAMPS)                                                                       \
+    SGSC_KERNEL void sgsc_store_plane_##NAME(int8_t *out, int32_t row_step, int32_t step, const int8_t *acc,           \
+                                             int32_t rows, int32_t width, int32_t channel, const struct sgsc_end *end) \
+    {                                                                                                                  \
+        sgsc_store_plane(out, row_step, step, acc, rows, width, channel, end, TWICE, CLAMPS);                          \
+    }                                                                                                                  \
+    SGSC_DEPTHWISE(3x3_1, NAME)                                                                                        \
+    SGSC_DEPTHWISE(3x3_2, NAME)                                                                                        \
+    SGSC_DEPTHWISE(any, NAME)
+SGSC_DEPTHWISE_ENDS(single, 0, 0)
+SGSC_DEPTHWISE_ENDS(single_clamped, 0, 1)
+SGSC_DEPTHWISE_ENDS(tflite, 1, 0)
+SGSC_DEPTHWISE_ENDS(tflite_clamped, 1, 1)
+#undef SGSC_DEPTHWISE_ENDS
+#undef SGSC_DEPTHWISE
 
 #endif
