@@ -74,7 +74,7 @@ static inline void sgsc_store_neighbours(int8_t *plane, int32_t plane_bytes, con
 
 /* One image row's part of up to four planes, from column `left` of theirs on: `width` > 0 pixels, `step` bytes apart.
  * A pixel may come with a zero beside it, where padding lies. */
-static inline __attribute__((always_inline)) void sgsc_widen_row(int8_t *plane, int32_t plane_bytes, int32_t left,
+SGSC_KERNEL void sgsc_widen_row(int8_t *plane, int32_t plane_bytes, int32_t left,
                                                                  const int8_t *x, int32_t width, int32_t step,
                                                                  int32_t channels, int32_t zero)
 {
