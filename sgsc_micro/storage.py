@@ -74,22 +74,22 @@ WIDTH_BITS = 4
 """What says in a stream of bits how wide the weights are that follow."""
 
 
-def stream_bits(bits: int, taps: int) -> int:
-    """Bits of one channel of a depthwise layer, whose channels follow one another bit by bit.
+def channel_bits(bits: int, taps: int, depthwise: bool) -> int:
+    """Bits of flash of one channel; those of a depthwise layer follow one another bit by bit.
 
-    >>> stream_bits(6, 9)
-    58
+    >>> channel_bits(6, 9, depthwise=True), channel_bits(6, 9, depthwise=False)
+    (58, 64)
     """
-    return WIDTH_BITS + bits * taps
+    return WIDTH_BITS + bits * taps if depthwise else 32 * channel_words(bits, taps)
 
 
 def stream_bytes(widths: Iterable[int], taps: int) -> int:
-    """Bytes of such a layer's channels; a word at least, which a micro-kernel loads.
+    """Bytes of a depthwise layer's channels; a word at least, which a micro-kernel loads.
 
     >>> stream_bytes([6, 6, 0], 9), stream_bytes([1], 9)
     (15, 4)
     """
-    return max(-(-sum(stream_bits(bits, taps) for bits in widths) // 8), 4)
+    return max(-(-sum(channel_bits(bits, taps, depthwise=True) for bits in widths) // 8), 4)
 
 
 def lane_order(taps: int) -> np.ndarray:

@@ -14,28 +14,28 @@ from sgsc_micro.kernels.builder import Expression, Kernel, bind, call, kernel, l
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Computation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.passes.operators import Conv2D, Residual
+from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.passes.operators.planes import BLOCK, Planes
 
 Shape = tuple[int, ...]
 
 
-def depthwise(name: str, operator: Conv2D | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def depthwise(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
     """The kernel of a depthwise convolution, with a residual add at its end or without.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
     constants, scratch = Constants(name), operator.scratch_bytes(output)
     add: Computation | None = None
-    number = 0
+    conv, number = operator, 0
     if isinstance(operator, Residual):
-        assert isinstance(operator.weighted, Conv2D)
-        operator, add, number = operator.weighted, adding(operator.add, constants), operator.number
-    planes = operator.planes(output)
-    stream = constants.integers("weights", stream_of(operator.weights, planes.turned))
-    epilogue = Epilogue(constants, operator)
+        conv, add, number = operator.weighted, adding(operator.add, constants), operator.number
+    assert isinstance(conv, Conv2D)
+    planes = conv.planes(output)
+    stream = constants.integers("weights", stream_of(conv.weights, planes.turned))
+    epilogue = Epilogue(constants, conv)
     with kernel(name, inputs, output, constants, scratch) as built:
-        _Body(built, planes, inputs[0], operator.input.zero_point, stream, epilogue, add, number).emit()
+        _Layer(built, planes, inputs[0], conv.input.zero_point, stream, epilogue, add, number).emit()
     return built
 
 
@@ -53,7 +53,7 @@ def stream_of(weights: np.ndarray, turned: bool) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class _Body:
+class _Layer:
     """A block of channels: their taps are widened, and band by band their rows; then each channel is computed."""
 
     built: Kernel

@@ -40,11 +40,13 @@ class Planes:
         before: Sequence[int],
     ) -> Planes:
         """Two of each, rows first, as the image lies."""
+
+        def pair(sides: Sequence[int], turned: bool) -> Pair:
+            return (sides[1], sides[0]) if turned else (sides[0], sides[1])
+
         sides_of = output, kernel, strides, dilation, before
-        plain, turned = (
-            Planes(bool(step < 0), *((sides[0], sides[1])[::step] for sides in sides_of)) for step in (1, -1)
-        )
-        return min(plain, turned, key=lambda planes: planes._cost)
+        ways = [Planes(turned, *(pair(sides, turned) for sides in sides_of)) for turned in (False, True)]
+        return min(ways, key=lambda planes: planes._cost)
 
     @property
     def _cost(self) -> int:
