@@ -18,6 +18,9 @@ FIELD_BITS = (8, 5, 4, 3, 2, 1)
 
 MAX_BITS = 8
 
+PAIRED_BITS = {8: 8, 2: 14, 1: 15}
+"""Widths of which two channels may share lanes, and where in a lane the first one's weight begins."""
+
 
 def fields_per_word(bits: int) -> int:
     """Weights in one 32-bit word of a plane of ``bits``-bit fields."""

@@ -11,7 +11,7 @@ from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, l
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Computation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.kernels.pack import Run, dots, pack
+from sgsc_micro.kernels.pack import Layout, Run, dots, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.storage import MAX_BITS
 
@@ -38,13 +38,13 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
-    together = 1 if rows > 1 else TOGETHER
-    words, groups = pack(operator.weights, operator.widths, operator.groups, together)
+    layout = Layout(1 if rows > 1 else TOGETHER, operator.input.reach)
+    words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
-        built.dots = dots(groups, operator.taps, together)
+        built.dots = dots(operator.weights, operator.widths, operator.groups, layout)
         layer = _Layer(built, operator, image, width, rows, stream, epilogue)
         layer.begin()
         with loop("block", -(-pixels // rows)) as block:
@@ -125,6 +125,7 @@ class _Layer:
         arguments = [
             T.address_of(built.row[0]),
             -(-operator.taps // 2) if offset_binary else 0,
+            *([operator.input.zero_point] if self.rows > 1 else []),
             built.address(self.stream, alike.offset + g * alike.words),
             channels,
             *self.epilogue.arguments(built, (alike.first + g) * channels),

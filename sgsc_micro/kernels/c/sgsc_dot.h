@@ -1,17 +1,24 @@
-/* Dot products of packed weights with widened activations, four at once: of four rows with one channel (4x1, where pixels
- * share the weights), or of one row with four channels (1x4, where a weight is used once); what remains is 1x1.
+/* Dot products of packed weights with widened activations: of four rows with one channel (4x1, where pixels share the
+ * weights), or of one row with four channels (1x4, where a weight is used once); what remains is 1x1.
  *
  * A row is int16 activations minus their zero point in lane order: of each four neighbours (0, 2) and (1, 3), the last one
  * to three as they come; two make a pair. Four rows lie pair by pair side by side: one LDM loads a pair of each.
  * A word holds 16 / b fields of b bits in each 16-bit lane; field j of both lanes meets the j-th pair. Four channels' words
  * take turns. Fields of 8 bits are signed; narrower ones are offset binary, and the sum of a row's activations takes the
- * offset back. All sums wrap modulo 2^32: the compiler has proved that the end result fits. */
+ * offset back. All sums wrap modulo 2^32: the compiler has proved that the end result fits.
+ *
+ * Four rows with two channels (4x2) save work by a 16-bit lane that is a weight of both, a * 2^s + b: one product adds to
+ * both sums, and the second's sum is known apart from the first's. With b of 8 bits (s = 8) it is computed once more and
+ * subtracted. With b of 1 or 2 bits, at the ends of the lane (s = 15 or 14) and offset binary, it stays below 2^s for 32 or
+ * 16 activations, where it is taken out of the low bits. Field j lies in the word turned right by j times twice the width. */
 #ifndef SGSC_DOT_H
 #define SGSC_DOT_H
 
 struct sgsc_block {
-    int32_t sums[4];       /* to which the products are added */
+    int32_t sums[8];       /* 4x1 and 1x4: to which the products are added; 4x2: the first channel's four, the second's */
     const int32_t *totals; /* for each the sum of its activations, or 0 where the fields are no channel's highest */
+    int32_t bias[2];       /* 4x2: what the channels' sums begin with */
+    uint32_t middle;       /* 4x2 of narrow fields: sgsc_middle of the activations' zero point */
 };
 
 /* Adds the dot products with the words from `words` to `end`, at least one of each channel. */
@@ -59,6 +66,13 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
     {                                                                                                                  \
         sgsc_dot_any(block, row, words, end, BITS, ROWS, CHANNELS);                                                    \
     }
+
+/* What keeps sums of the low bits of a 4x2 lane from going below 0 until they are taken out: 64 is more than the offset
+ * binary fields of one turn add up to. */
+static inline uint32_t sgsc_middle(int32_t zero)
+{
+    return (uint32_t)(128 + zero) * 64u;
+}
 
 #if SGSC_DSP
 
@@ -108,14 +122,117 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
                 "1:\n .rept steps - 1\n step_" #ROWS "x" #CHANNELS " " #BITS "\n .endr\n"                             \
                 "2:\n step_" #ROWS "x" #CHANNELS " " #BITS "\n"                                                        \
                 " cmp r2, r3\n bne 1b\n pop {r0}\n"                                                                    \
-                ".if bits != 8\n ldr lr, [r0, #16]\n ldm lr, {r8-r11}\n"                                               \
+                ".if bits != 8\n ldr lr, [r0, #32]\n ldm lr, {r8-r11}\n"                                               \
                 " sub r4, r4, r8, lsl #(bits - 1)\n sub r5, r5, r9, lsl #(bits - 1)\n"                                 \
                 " sub r6, r6, r10, lsl #(bits - 1)\n sub r7, r7, r11, lsl #(bits - 1)\n .endif\n"                      \
                 " stm r0, {r4-r7}\n pop {r4-r11, pc}\n"                                                                \
                 ".purgem fields\n .purgem step_4x1\n .purgem step_1x4\n");                                             \
     }
+
+/* r0 and lr a pair of two rows each, r1 rows, r2 words, r3 the second channel's fields, r4-r7 sums of both channels,
+ * r8-r11 of the second, ip a word. Four steps a turn; what is left of four comes first. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot8_4x2(struct sgsc_block *block __attribute__((unused)),
+                                                                const int8_t *row __attribute__((unused)),
+                                                                const uint32_t *words __attribute__((unused)),
+                                                                const uint32_t *end __attribute__((unused)))
+{
+    __asm__(" push {r0, r3-r11, lr}\n"
+            " mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r8, r4\n mov r9, r4\n mov r10, r4\n mov r11, r4\n"
+            " sub ip, r2, r3\n and ip, ip, #12\n add ip, ip, ip, lsl #1\n adr.w lr, 1f\n add lr, lr, ip, lsl #2\n mov pc, lr\n"
+            ".balign 4\n"
+            "1:\n .rept 4\n"
+            " ldr.w ip, [r2], #4\n ldm.w r1!, {r0, lr}\n"
+            " smlad r4, ip, r0, r4\n smlad r5, ip, lr, r5\n sxtb16.w r3, ip\n smlad r8, r3, r0, r8\n smlad r9, r3, lr, r9\n"
+            " ldm.w r1!, {r0, lr}\n"
+            " smlad r6, ip, r0, r6\n smlad r7, ip, lr, r7\n smlad r10, r3, r0, r10\n smlad r11, r3, lr, r11\n"
+            ".endr\n"
+            " ldr r3, [sp, #4]\n cmp r2, r3\n bne 1b\n"
+            " pop {r0, r3}\n ldrd r1, r2, [r0, #36]\n"
+            " sub r4, r4, r8\n sub r5, r5, r9\n sub r6, r6, r10\n sub r7, r7, r11\n"
+            " add r4, r1, r4, asr #8\n add r5, r1, r5, asr #8\n add r6, r1, r6, asr #8\n add r7, r1, r7, asr #8\n"
+            " add r8, r2\n add r9, r2\n add r10, r2\n add r11, r2\n"
+            " stm r0, {r4-r11}\n pop {r4-r11, pc}\n");
+}
+
+/* r0 a pair of lanes, r1 rows, r2 words, r3 the middle, r4-r7 sums of both channels, r8-r11 a pair of each row, ip a word,
+ * lr the mask; the second channel's sums are on the stack, below the block and the end. Two words a turn. */
+#define SGSC_DOT_PAIR(BITS)                                                                                            \
+    static __attribute__((naked, noipa, unused)) void sgsc_dot##BITS##_4x2(                                            \
+        struct sgsc_block *block __attribute__((unused)), const int8_t *row __attribute__((unused)),                   \
+        const uint32_t *words __attribute__((unused)), const uint32_t *end __attribute__((unused)))                    \
+    {                                                                                                                  \
+        __asm__(".set bits, " #BITS "\n .set low, 16 - bits\n"                                                         \
+                ".macro step\n"                                                                                        \
+                " ldr ip, [r2], #4\n .set at, 0\n"                                                                     \
+                ".rept 8 / bits\n"                                                                                     \
+                " ldm r1!, {r8-r11}\n"                                                                                 \
+                ".if at\n and r0, lr, ip, ror #at\n .else\n and r0, lr, ip\n .endif\n"                                 \
+                " smlad r4, r0, r8, r4\n smlad r5, r0, r9, r5\n smlad r6, r0, r10, r6\n smlad r7, r0, r11, r7\n"       \
+                ".set at, at + 2 * bits\n"                                                                             \
+                ".endr\n"                                                                                              \
+                ".endm\n"                                                                                              \
+                " push {r0, r3-r11, lr}\n sub ip, r3, r2\n ldr r3, [r0, #44]\n"                                        \
+                " add r8, ip, #4\n lsr r8, r8, #3\n mul r8, r8, r3\n rsb r8, r8, #0\n"                                 \
+                " mov r9, r8\n mov r10, r8\n mov r11, r8\n push {r8-r11}\n"                                            \
+                " mov r4, r3\n mov r5, r3\n mov r6, r3\n mov r7, r3\n"                                                 \
+                " movw lr, #(((1 << bits) - 1) << low | ((1 << bits) - 1))\n"                                          \
+                " orr lr, lr, lr, lsl #16\n"                                                                           \
+                " tst ip, #4\n bne 2f\n"                                                                               \
+                "1:\n step\n"                                                                                          \
+                "2:\n step\n"                                                                                          \
+                " ldm sp, {r8-r11}\n"                                                                                  \
+                " ubfx r0, r4, #0, #low\n bfi r4, r3, #0, #low\n add r8, r0\n"                                         \
+                " ubfx r0, r5, #0, #low\n bfi r5, r3, #0, #low\n add r9, r0\n"                                         \
+                " ubfx r0, r6, #0, #low\n bfi r6, r3, #0, #low\n add r10, r0\n"                                        \
+                " ubfx r0, r7, #0, #low\n bfi r7, r3, #0, #low\n add r11, r0\n"                                        \
+                " ldr ip, [sp, #20]\n stm sp, {r8-r11}\n"                                                              \
+                " cmp r2, ip\n bne 1b\n"                                                                               \
+                " add sp, #16\n pop {r0, r3}\n"                                                                        \
+                " ldr lr, [r0, #32]\n ldm lr, {r1-r3, ip}\n"                                                           \
+                " sub r8, r8, r1, lsl #(bits - 1)\n sub r9, r9, r2, lsl #(bits - 1)\n"                                 \
+                " sub r10, r10, r3, lsl #(bits - 1)\n sub r11, r11, ip, lsl #(bits - 1)\n"                             \
+                " ldrd r1, r2, [r0, #36]\n"                                                                            \
+                " add r4, r1, r4, asr #low\n add r5, r1, r5, asr #low\n"                                               \
+                " add r6, r1, r6, asr #low\n add r7, r1, r7, asr #low\n"                                               \
+                " add r8, r2\n add r9, r2\n add r10, r2\n add r11, r2\n"                                               \
+                " stm r0, {r4-r11}\n pop {r4-r11, pc}\n .purgem step\n");                                              \
+    }
 #else
 #define SGSC_DOT_ASM SGSC_DOT_ANY
+
+/* One lane of a 4x2 word with an activation of each row. */
+static inline void sgsc_add_lane(uint32_t *sums, uint32_t lane, const int8_t *row, int32_t bits)
+{
+    const int32_t both = (int32_t)(int16_t)(uint16_t)lane, mask = (1 << bits) - 1;
+    const int32_t second = bits == 8 ? (int32_t)(int8_t)(uint8_t)lane : both & mask;
+    const int32_t first = (both - second) >> (bits == 8 ? 8 : 16 - bits);
+    for (int32_t r = 0; r < 4; ++r) {
+        int16_t activation;
+        memcpy(&activation, __builtin_assume_aligned(row + 4 * r, sizeof activation), sizeof activation);
+        sums[r] += (uint32_t)(first * activation);
+        sums[4 + r] += (uint32_t)(second * activation);
+    }
+}
+#define SGSC_DOT_PAIR(BITS)                                                                                            \
+    SGSC_KERNEL void sgsc_dot##BITS##_4x2(struct sgsc_block *block, const int8_t *row, const uint32_t *words,          \
+                                          const uint32_t *end)                                                         \
+    {                                                                                                                  \
+        uint32_t sums[8] = {0};                                                                                        \
+        for (; words != end; ++words) {                                                                                \
+            uint32_t word = *words;                                                                                    \
+            for (int32_t at = 0; at < 16; at += (BITS) == 8 ? 16 : 2 * (BITS)) {                                       \
+                sgsc_add_lane(sums, word, row, BITS);                                                                  \
+                sgsc_add_lane(sums, word >> 16, row + 2, BITS);                                                        \
+                word = word >> 2 * (BITS) | word << (32 - 2 * (BITS));                                                 \
+                row += 16;                                                                                             \
+            }                                                                                                          \
+        }                                                                                                              \
+        for (int32_t i = 0; i < 8; ++i) {                                                                              \
+            const uint32_t offset = i < 4 || (BITS) == 8 ? 0 : (uint32_t)block->totals[i % 4] << ((BITS) - 1);         \
+            block->sums[i] = (int32_t)(sums[i] + (uint32_t)block->bias[i / 4] - offset);                               \
+        }                                                                                                              \
+    }
+SGSC_DOT_PAIR(8)
 #endif
 
 #define SGSC_DOTS(BITS)       \
@@ -128,8 +245,11 @@ SGSC_DOTS(3)
 SGSC_DOTS(4)
 SGSC_DOTS(5)
 SGSC_DOTS(8)
+SGSC_DOT_PAIR(1)
+SGSC_DOT_PAIR(2)
 #undef SGSC_DOTS
 #undef SGSC_DOT_ASM
 #undef SGSC_DOT_ANY
+#undef SGSC_DOT_PAIR
 
 #endif

@@ -1,8 +1,9 @@
 /* What a convolution and a dense layer do with rows of activations: every channel's dot products, then int8.
  *
- * The channels come as a stream of words. For neighbours of one width it has their number, with the number of planes of
- * fields above bit 24; for each plane, the highest first, its field width, from bit 4 how far it lies below the one before,
- * from bit 8 its words per channel; then the words, channel by channel, or where a row is alone four channels by turns. */
+ * The channels come as a stream of words. For neighbours of one kind it has their number, from bit 24 the number of planes
+ * of fields, or 0xFF where a lane is of two channels; for each plane, the highest first, its field width, from bit 4 how far
+ * it lies below the one before, from bit 8 its words per channel, or two; then the words, channel by channel, or where a row
+ * is alone four channels by turns. */
 #ifndef SGSC_WEIGHTED_H
 #define SGSC_WEIGHTED_H
 
@@ -23,6 +24,8 @@ struct sgsc_end {
 SGSC_TABLE(4x1);
 SGSC_TABLE(1x4);
 SGSC_TABLE(1x1);
+static sgsc_dot *const sgsc_dots_4x2[] __attribute__((unused)) = {
+    0, SGSC_HAS(1, 4x2), SGSC_HAS(2, 4x2), 0, 0, 0, 0, 0, SGSC_HAS(8, 4x2)};
 #undef SGSC_TABLE
 
 static inline int32_t sgsc_bias(const struct sgsc_end *end, int32_t channel)
@@ -123,20 +126,34 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
 /* Four rows side by side of `pairs` pairs, one a pixel; of the last ones beyond `pixels` the result is the last's again.
  * `pairs` is 0 where no sum of a row is needed. */
 static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32_t stride, int32_t pixels,
-                                                              const int8_t *row, int32_t pairs, const uint32_t *stream,
-                                                              int32_t channels, const struct sgsc_end *end,
+                                                              const int8_t *row, int32_t pairs, int32_t input_zero,
+                                                              const uint32_t *stream, int32_t channels, const struct sgsc_end *end,
                                                               int32_t twice, int32_t clamps)
 {
     int32_t totals[4], distances[4];
     struct sgsc_block block;
     sgsc_sum(totals, row, pairs, 4);
     block.totals = totals;
+    block.middle = sgsc_middle(input_zero);
     for (int32_t i = 0; i < 4; ++i) {
         distances[i] = (i < pixels ? i : pixels - 1) * stride;
     }
     for (int32_t c = 0; c < channels;) {
         const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
         const uint32_t planes = *stream >> 24, *const plane = stream + 1;
+        if (planes == 0xFF) {
+            sgsc_dot *const dot = sgsc_dots_4x2[*plane & 15u];
+            for (stream = plane + 1; c < last; c += 2) {
+                const uint32_t *const words = stream;
+                stream += *plane >> 8;
+                block.bias[0] = sgsc_bias(end, c);
+                block.bias[1] = sgsc_bias(end, c + 1);
+                dot(&block, row, words, stream);
+                sgsc_store(out + c, distances, block.sums, 4, c, end, twice, clamps);
+                sgsc_store(out + c + 1, distances, block.sums + 4, 4, c + 1, end, twice, clamps);
+            }
+            continue;
+        }
         for (stream = plane + planes; c < last; ++c) {
             const int32_t bias = sgsc_bias(end, c);
             block.sums[0] = bias;
@@ -184,13 +201,13 @@ static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const 
 
 #define SGSC_WEIGHTED(NAME, TWICE, CLAMPS)                                                                             \
     SGSC_KERNEL void sgsc_pixels_##NAME(                                                                               \
-        int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, const uint32_t *stream,         \
-        int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
+        int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, int32_t input_zero,             \
+        const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
         const int8_t *shifts, int32_t shift_step, int32_t zero, int32_t low, int32_t high)                             \
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        sgsc_pixels(out, stride, pixels, row, pairs, stream, channels, &end, TWICE, CLAMPS);                           \
+        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                           \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_pixel_##NAME(                                                                                \
         int8_t *out, const int8_t *row, int32_t pairs, const uint32_t *stream, int32_t channels, const void *bias,     \
