@@ -6,6 +6,21 @@
 #ifndef SGSC_DEPTHWISE_H
 #define SGSC_DEPTHWISE_H
 
+/* A word at a multiple of 4; at any place. */
+static inline uint32_t sgsc_load_word(const int8_t *from)
+{
+    uint32_t word;
+    memcpy(&word, __builtin_assume_aligned(from, sizeof word), sizeof word);
+    return word;
+}
+
+static inline uint32_t sgsc_load_anywhere(const int8_t *from)
+{
+    uint32_t word;
+    memcpy(&word, from, sizeof word);
+    return word;
+}
+
 static inline void sgsc_store_lane(int8_t *to, int32_t value)
 {
     const int16_t lane = (int16_t)value;
@@ -16,7 +31,7 @@ static inline void sgsc_store_lane(int8_t *to, int32_t value)
 static inline uint32_t sgsc_bits(const int8_t *stream, int32_t size, int32_t position)
 {
     const int32_t byte = position >> 3 < size - 4 ? position >> 3 : size - 4;
-    return sgsc_load_pair(stream + byte) >> (position - 8 * byte);
+    return sgsc_load_anywhere(stream + byte) >> (position - 8 * byte);
 }
 
 /* Widens the taps of `channels` channels: 4 bits that say how wide they are, then so many bits a tap, two's complement,
@@ -52,8 +67,7 @@ SGSC_KERNEL int32_t sgsc_depthwise_taps(int8_t *taps, int32_t channels, int32_t 
 /* A pixel's four channels minus zero, as (0, 2) and (1, 3). */
 static inline void sgsc_widen_four(uint32_t *pair, const int8_t *x, uint32_t minus_zero)
 {
-    uint32_t four;
-    memcpy(&four, x, sizeof four);
+    const uint32_t four = sgsc_load_anywhere(x);
     pair[0] = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
     __asm__("sxtab16 %0, %1, %2, ror #8" : "=r"(pair[1]) : "r"(minus_zero), "r"(four));
 }
@@ -166,7 +180,7 @@ static inline const int8_t *sgsc_next_two(uint32_t *words, const int8_t *from, i
     }
     return from;
 #else
-    memcpy(words, from, 2 * sizeof *words);
+    memcpy(words, __builtin_assume_aligned(from, sizeof *words), 2 * sizeof *words);
     return from + step;
 #endif
 }
@@ -178,9 +192,9 @@ static inline int8_t *sgsc_store_words(int8_t *to, uint32_t first, uint32_t seco
     __asm__("strd %1, %2, [%0], #8" : "+r"(to) : "r"(first), "r"(second) : "memory");
     return to;
 #else
-    memcpy(to, &first, sizeof first);
-    memcpy(to + sizeof first, &second, sizeof second);
-    return to + sizeof first + sizeof second;
+    const uint32_t words[2] = {first, second};
+    memcpy(__builtin_assume_aligned(to, sizeof first), words, sizeof words);
+    return to + sizeof words;
 #endif
 }
 
@@ -198,8 +212,8 @@ struct sgsc_window {
     {                                                                                                                  \
         uint32_t tap01[3], tap12[3];                                                                                   \
         SGSC_UNROLL for (int32_t i = 0; i < 3; ++i) {                                                                  \
-            tap01[i] = sgsc_load_pair(taps + 8 * i);                                                                   \
-            tap12[i] = tap01[i] >> 16 | sgsc_load_pair(taps + 8 * i + 4) << 16;                                        \
+            tap01[i] = sgsc_load_word(taps + 8 * i);                                                                   \
+            tap12[i] = tap01[i] >> 16 | sgsc_load_word(taps + 8 * i + 4) << 16;                                        \
         }                                                                                                              \
         do {                                                                                                           \
             const int8_t *from[3] = {plane, plane + window->tap_bytes, plane + 2 * window->tap_bytes};                 \
@@ -216,7 +230,7 @@ struct sgsc_window {
                         second = sgsc_smlad(x[1], tap12[i], second);                                                   \
                     } else {                                                                                           \
                         second = i == 0 ? sgsc_smuad(x[1], tap01[i]) : sgsc_smlad(x[1], tap01[i], second);             \
-                        second = sgsc_smla(sgsc_load_pair(from[i]), 0, tap12[i], 1, second);                           \
+                        second = sgsc_smla(sgsc_load_word(from[i]), 0, tap12[i], 1, second);                           \
                     }                                                                                                  \
                 }                                                                                                      \
                 acc = sgsc_store_words(acc, first, second);                                                            \
@@ -229,26 +243,47 @@ SGSC_DEPTHWISE_3X3(1)
 SGSC_DEPTHWISE_3X3(2)
 #undef SGSC_DEPTHWISE_3X3
 
+/* sgsc_smlad of a pair at a multiple of 2. */
+static inline uint32_t sgsc_smlad_at(const int8_t *x, uint32_t taps, uint32_t sum)
+{
+#if SGSC_DSP
+    return sgsc_smlad(sgsc_load_anywhere(x), taps, sum);
+#else
+    int16_t pair[2];
+    memcpy(pair, __builtin_assume_aligned(x, sizeof *pair), sizeof pair);
+    return sum + (uint32_t)(pair[0] * (int16_t)(uint16_t)taps) + (uint32_t)(pair[1] * (int16_t)(uint16_t)(taps >> 16));
+#endif
+}
+
 /* The same of any kernel. */
 SGSC_KERNEL void sgsc_taps_any(int8_t *acc, int32_t rows, int32_t width, const int8_t *plane, const int8_t *taps,
                                const struct sgsc_window *window)
 {
-    for (int32_t y = 0; y < rows; ++y) {
-        for (int32_t x = 0; x < width; ++x) {
-            const int8_t *from = plane + x * window->step, *tap = taps;
-            uint32_t sum = 0;
-            for (int32_t row = 0; row < window->tap_rows; ++row) {
-                for (int32_t i = 0; i < window->tap_words; ++i) {
-                    sum = sgsc_smlad(sgsc_load_pair(from + 4 * i), sgsc_load_pair(tap), sum);
+    const int32_t step = window->step;
+    do {
+        const int8_t *under = plane;
+        int8_t *const end = acc + 4 * width;
+        do {
+            const int8_t *row = under, *tap = taps;
+            uint32_t first = 0, second = 0;
+            for (int32_t left = window->tap_rows; left > 0; --left) {
+                const int8_t *from = row;
+                int32_t words = window->tap_words;
+                do {
+                    const uint32_t pair = sgsc_load_word(tap);
+                    first = sgsc_smlad_at(from, pair, first);
+                    second = sgsc_smlad_at(from + step, pair, second);
+                    from += 4;
                     tap += 4;
-                }
-                from += window->tap_bytes;
+                } while (--words > 0);
+                row += window->tap_bytes;
             }
-            memcpy(acc, &sum, sizeof sum);
-            acc += sizeof sum;
-        }
+            acc = sgsc_store_words(acc, first, second);
+            under += 2 * step;
+        } while (acc < end);
+        acc = end;
         plane += window->row_bytes;
-    }
+    } while (--rows > 0);
 }
 
 /* One channel's accumulators to int8, `step` bytes apart and rows `row_step`; `out` may be where they lie. `twice` and
@@ -279,7 +314,7 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
             }
         }
         for (; left > 0; --left) {
-            const int32_t sum = (int32_t)sgsc_load_pair(acc);
+            const int32_t sum = (int32_t)sgsc_load_word(acc);
             acc += 4;
             *next = is_short ? sgsc_requantise_short(sgsc_add_shifted(start, sum, twice), m, shift, offset, end, twice, clamps)
                              : sgsc_requantise_any(sgsc_add_shifted(sum, bias, 0), m, shift, end, twice);

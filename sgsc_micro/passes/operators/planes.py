@@ -55,7 +55,7 @@ class Planes:
 
     @property
     def is_3x3(self) -> bool:
-        """Whether the micro-kernels that compute two outputs at once fit."""
+        """Whether a micro-kernel keeps the taps in registers."""
         return self.kernel == (3, 3) and self.dilation[1] == 1 and self.strides[1] <= 2
 
     @property
@@ -76,9 +76,9 @@ class Planes:
 
     @property
     def columns(self) -> int:
-        """Lanes of a plane's row: as far as the windows read."""
-        across = _even(self.output[1]) if self.is_3x3 else self.output[1]
-        return _even((across - 1) * self.strides[1] + (self.span[1] if self.is_3x3 else self.tap_columns))
+        """Lanes of a plane's row: as far as the windows of two outputs at a time read."""
+        reach = self.span[1] if self.is_3x3 else self.tap_columns
+        return _even((_even(self.output[1]) - 1) * self.strides[1] + reach)
 
     @property
     def kept(self) -> int:
