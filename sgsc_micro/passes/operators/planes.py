@@ -13,8 +13,8 @@ BLOCK = 4
 """Channels at a time: a word of the image."""
 BAND_BYTES = 4096
 """What the planes and accumulators of a band may take, where a row of output needs no more."""
-_ROW_COST, _PAIR_COST = 16, 36
-"""Instructions, about: to begin a row of outputs, and for two of them."""
+_ROW_COST, _TURN_COST, _PAIR_COST = 45, 25, 36
+"""Instructions, about: to begin a row of outputs, more where they do not follow each other, and for two of them."""
 
 Pair = tuple[int, int]
 
@@ -51,7 +51,7 @@ class Planes:
     @property
     def _cost(self) -> int:
         rows, columns = self.output
-        return rows * (_ROW_COST + _PAIR_COST * -(-columns // 2))
+        return rows * (_ROW_COST + self.turned * _TURN_COST + _PAIR_COST * -(-columns // 2))
 
     @property
     def is_3x3(self) -> bool:
