@@ -16,8 +16,6 @@ from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.storage import MAX_BITS
 
 Shape = tuple[int, ...]
-TOGETHER = 4
-"""Dot products of one micro-kernel: of so many rows with a channel, or of one row with so many channels."""
 
 
 def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
@@ -38,7 +36,7 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
-    layout = Layout(1 if rows > 1 else TOGETHER, operator.input.reach)
+    layout = Layout(rows, operator.input.reach)
     words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
@@ -125,7 +123,7 @@ class _Layer:
         arguments = [
             T.address_of(built.row[0]),
             -(-operator.taps // 2) if offset_binary else 0,
-            *([operator.input.zero_point] if self.rows > 1 else []),
+            operator.input.zero_point,
             built.address(self.stream, alike.offset + g * alike.words),
             channels,
             *self.epilogue.arguments(built, (alike.first + g) * channels),
