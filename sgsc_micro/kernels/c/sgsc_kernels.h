@@ -10,6 +10,11 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Code size against speed: 0 size, 1 balanced, 2 speed. model.c says which. */
+#ifndef SGSC_OPTIMIZE
+#define SGSC_OPTIMIZE 1
+#endif
+
 #if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
 #include <arm_acle.h>
 #define SGSC_DSP 1
