@@ -67,6 +67,7 @@ def test_cmake_takes_the_library(taken: str, library: tuple[Path, np.ndarray], t
     commands = json.loads((project / "build" / "compile_commands.json").read_text())
     levels = {Path(c["file"]).name: re.findall(r" (-O\S+)", c["command"])[-1] for c in commands}
     assert (levels["model.c"], levels["main.c"]) == ("-O2", "-O3")
+    assert all("-fno-schedule-insns" in c["command"] for c in commands if c["file"].endswith("model.c"))
 
 
 def _selftest(folder: Path) -> int:

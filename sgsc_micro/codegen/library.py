@@ -16,7 +16,7 @@ from sgsc_micro import kernels, reference
 from sgsc_micro.codegen.emit import emit_functions
 from sgsc_micro.codegen.layout import to_real, to_stored
 from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
-from sgsc_micro.compiler_flags import GCC_FLAGS, Optimize
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
@@ -130,11 +130,9 @@ def host_main() -> str:
 
 def _environment() -> jinja2.Environment:
     loader = jinja2.PackageLoader("sgsc_micro.codegen")
-    environment = jinja2.Environment(
+    return jinja2.Environment(
         loader=loader, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
     )
-    environment.globals["gcc_flags"] = GCC_FLAGS
-    return environment
 
 
 def _pools(constants: Constants) -> list[_Pool]:
