@@ -85,7 +85,10 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
     runs: list[Run] = []
     offset = 0
     by_group = zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
-    packed = [(_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths) for of_group, of_widths in by_group]
+    packed = [
+        (_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths)
+        for of_group, of_widths in by_group
+    ]
     for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
         new = [stream for stream, _ in members]
         first = runs[-1].first + runs[-1].count if runs else 0

@@ -80,7 +80,11 @@ static inline uint32_t sgsc_middle(int32_t zero)
 
 /* r0 a pair of fields, r1 row, r2 words, r3 end, r4-r7 sums, r8-r11 what one LDM loads, ip a word or a pair of
  * activations, lr the mask of a pair of fields; the block is on the stack. */
+#if SGSC_OPTIMIZE == 0
+#define SGSC_SINGLE_STEP "8"
+#else
 #define SGSC_SINGLE_STEP "3"
+#endif
 #define SGSC_DOT_MACROS                                                                                                \
     ".macro fields of, bits, shift\n"                                                                                  \
     ".if \\bits == 8\n sxtb16 r0, \\of, ror #\\shift\n"                                                                \
