@@ -1,6 +1,6 @@
 """The kernels on an emulated Cortex-M4: executed instructions of the MLPerf Tiny networks, beside CMSIS-NN's.
 
-    python benchmarks/kernels.py [--nets resnet8 dscnn] [--widths 8 4]
+    python benchmarks/kernels.py [--nets resnet8 dscnn] [--widths 8 4] [--optimize speed]
 
 Each network with weights of 8, 4, 2 and mixed bits (drawn per channel from ``networks.MIXED``): compiled, run on
 inputs, the first one twice, which must count the same. Every output byte is compared with the NumPy reference's, and
@@ -28,6 +28,7 @@ from benchmarks.networks import NETWORKS, Network, Peer, Peers, peer_code_bytes,
 from sgsc_micro import reference
 from sgsc_micro.codegen import write_library
 from sgsc_micro.codegen.layout import to_real, to_stored
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import write_json, write_text
 from sgsc_micro.firmware import build_firmware
 from sgsc_micro.importers import from_tflite
@@ -41,7 +42,9 @@ WIDTHS: dict[str, int | None] = {"8": 8, "4": 4, "2": 2, "mixed": None}
 INPUTS = 3
 
 
-def measure(name: str, network: Network, bits: str, folder: Path) -> list[dict[str, Any]]:
+def measure(
+    name: str, network: Network, bits: str, folder: Path, optimize: Optimize = Optimize.BALANCED
+) -> list[dict[str, Any]]:
     """Rows of one network at one width: its layers, then the total."""
     target = load_target(TARGET)
     path = folder / "model.tflite"
@@ -49,7 +52,7 @@ def measure(name: str, network: Network, bits: str, folder: Path) -> list[dict[s
     module, as_it_came = from_tflite(path), bits == "8" and not network.random
     if not as_it_came:
         module = requantised(module, WIDTHS[bits])
-    manifest = write_library(optimise(module, target.board), folder / "library", name)
+    manifest = write_library(optimise(module, target.board), folder / "library", name, optimize)
     image = build_firmware(target, folder / "library", folder / "firmware")
     counter = Counter(target, image, folder / "library")
 
@@ -111,13 +114,13 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def measured(nets: list[str], widths: list[str]) -> Iterator[dict[str, Any]]:
+def measured(nets: list[str], widths: list[str], optimize: Optimize) -> Iterator[dict[str, Any]]:
     """Every network at every width, one after another."""
     for name in nets:
         for bits in widths:
             print(f"{name}, {bits} bits ...", file=sys.stderr)
             with tempfile.TemporaryDirectory(prefix="sgsc-bench-") as folder:
-                yield from measure(name, NETWORKS[name], bits, Path(folder))
+                yield from measure(name, NETWORKS[name], bits, Path(folder), optimize)
 
 
 def main() -> None:
@@ -125,9 +128,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--nets", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--widths", nargs="+", choices=WIDTHS, default=list(WIDTHS))
+    parser.add_argument("--optimize", type=Optimize, choices=list(Optimize), default=Optimize.BALANCED)
     options = parser.parse_args()
-    rows = list(measured(options.nets, options.widths))
-    if (options.nets, options.widths) == (list(NETWORKS), list(WIDTHS)):
+    rows = list(measured(options.nets, options.widths, options.optimize))
+    if (options.nets, options.widths, options.optimize) == (list(NETWORKS), list(WIDTHS), Optimize.BALANCED):
         write_json(RESULTS / "kernels.json", rows)
         write_text(RESULTS / "kernels.svg", picture(rows, {name: network.label for name, network in NETWORKS.items()}))
     print(table(rows))

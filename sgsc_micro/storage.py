@@ -18,8 +18,11 @@ FIELD_BITS = (8, 5, 4, 3, 2, 1)
 
 MAX_BITS = 8
 
-PAIRED_BITS = {8: 8, 2: 14, 1: 15}
-"""Widths of which two channels may share lanes, and where in a lane the first one's weight begins."""
+LANES: dict[int, dict[int, tuple[int, ...]]] = {
+    4: {8: (8, 0), 2: (14, 0), 1: (15, 0)},
+    1: {8: (8, 0), 4: (12, 8, 4, 0), 2: (14, 0), 1: (15, 0)},
+}
+"""By rows at once and width: where in a 16-bit lane the weights of the channels begin that share it."""
 
 
 def fields_per_word(bits: int) -> int:

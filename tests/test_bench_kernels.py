@@ -19,7 +19,7 @@ from tests.tflite_networks import mobilenet, network_inputs
 
 pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
 
-from benchmarks import kernels
+from benchmarks import kernels, optimize
 from benchmarks.counter import Count, Counter
 from benchmarks.networks import MIXED, NETWORKS, Network, Peers, requantised
 from sgsc_micro.compress.layers import layers_of
@@ -148,6 +148,20 @@ def test_the_results_kept_are_whole_and_of_the_same_work_as_cmsis_nn() -> None:
             assert chosen[-1]["macs"] == work[net]
             assert chosen[-1]["cmsisnn_insn"] == figures[net]
             assert sum(row["cmsisnn_insn"] for row in chosen[:-1]) == figures[net]  # every layer has its counterpart
+
+
+def test_the_three_choices_stand_beside_cmsis_nn() -> None:
+    sizes = {"size": (900, 300), "balanced": (1000, 200), "speed": (2000, 100)}
+    rows = [
+        {"net": "ad", "bits": bits, "optimize": choice, "code_bytes": code, "insn": insn}
+        for choice, (code, insn) in sizes.items()
+        for bits in (8, "mixed")
+    ]
+    start = "900 (1.50) | 1,000 (1.00) | 2,000 (0.50)"
+    assert optimize.table(rows).splitlines()[2:] == [
+        f"| autoencoder | 8 | {start} | 1,562 | 3,988 |",
+        f"| autoencoder | mixed | {start} |  |  |",
+    ]
 
 
 def test_each_figure_of_cmsis_nn_is_given_out_once() -> None:

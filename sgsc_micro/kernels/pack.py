@@ -10,8 +10,8 @@ import numpy as np
 
 from sgsc_micro import storage
 
-PAIRED = 0xFF
-"""Stands where a segment's number of planes does, for channels two in each lane."""
+SHARED = 0xFF
+"""Stands where a segment's number of planes does, for channels that share lanes."""
 
 
 @dataclass(frozen=True)
@@ -45,22 +45,37 @@ def planes(bits: int, taps: int) -> tuple[Plane, ...]:
 
 @dataclass(frozen=True)
 class Segment:
-    """``count`` neighbouring channels of one kind from channel ``first`` of a group: of a stored width, in lanes of
-    their own or, ``paired``, two in each lane."""
+    """``count`` neighbouring channels of one kind from channel ``first`` of a group: of a stored width, each with words
+    of its own or ``shared`` lanes."""
 
     bits: int
-    paired: bool
+    shared: bool
     first: int
     count: int
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a layer's packing depends on besides its weights: channels whose words take turns (1, or 4 where a row is
-    alone), and the largest magnitude of an activation minus its zero point."""
+    """What a layer's packing depends on besides its weights: rows at once, 4 or 1, and the largest magnitude of an
+    activation minus its zero point."""
 
-    together: int
+    rows: int
     reach: int
+
+    @property
+    def together(self) -> int:
+        """Channels whose words take turns."""
+        return 4 // self.rows
+
+    @property
+    def shape(self) -> str:
+        """Of the dot products of channels that share lanes."""
+        return "4x2" if self.rows == 4 else "1x4s"
+
+    @property
+    def sharing(self) -> int:
+        """Channels of one dot product with shared lanes."""
+        return 2 if self.rows == 4 else 4
 
 
 def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> tuple[np.ndarray, list[Run]]:
@@ -70,7 +85,10 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
     runs: list[Run] = []
     offset = 0
     by_group = zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
-    packed = [(_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths) for of_group, of_widths in by_group]
+    packed = [
+        (_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths)
+        for of_group, of_widths in by_group
+    ]
     for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
         new = [stream for stream, _ in members]
         first = runs[-1].first + runs[-1].count if runs else 0
@@ -87,42 +105,39 @@ def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
     for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
         for segment in segments(of_group, of_widths, layout):
             whole, rest = divmod(segment.count, layout.together)
-            shapes = ["4x1"] if layout.together == 1 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
+            shapes = ["4x1"] if layout.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
             fields = [plane.bits for plane in planes(segment.bits, taps)]
-            result |= {(shape, bits) for shape in (["4x2"] if segment.paired else shapes) for bits in fields}
+            result |= {(shape, bits) for shape in ([layout.shape] if segment.shared else shapes) for bits in fields}
     return result
 
 
 def segments(weights: np.ndarray, widths: Sequence[int], layout: Layout) -> list[Segment]:
     """The channels of a group by kind, in their order; weights int8 [O, taps]."""
-    taps = weights.shape[1]
+    taps, sharing = weights.shape[1], layout.sharing
     kinds: list[tuple[int, bool]] = []
-    channel = 0
     stored = [storage.stored_bits(bits, taps) for bits in widths]
-    while channel < len(stored):
-        bits = stored[channel]
-        paired = layout.together == 1 and stored[channel : channel + 2] == [bits, bits]
-        paired = paired and _fit_a_lane(weights[channel : channel + 2], bits, layout.reach)
-        count = 2 if paired else 1
-        kinds += [(bits, paired)] * count
-        channel += count
+    while len(kinds) < len(stored):
+        channel, bits = len(kinds), stored[len(kinds)]
+        shared = stored[channel : channel + sharing] == [bits] * sharing
+        shared = shared and _fit_lanes(weights[channel : channel + sharing], bits, layout)
+        kinds += [(bits, shared)] * (sharing if shared else 1)
     result, first = [], 0
-    for (bits, paired), members in groupby(kinds):
+    for (bits, shared), members in groupby(kinds):
         count = len(list(members))
-        result.append(Segment(bits, paired, first, count))
+        result.append(Segment(bits, shared, first, count))
         first += count
     return result
 
 
-def _fit_a_lane(two: np.ndarray, bits: int, reach: int) -> bool:
-    """Whether two channels may share lanes: the first one's sum must stay within the bits above the second's."""
-    if bits not in storage.PAIRED_BITS:
+def _fit_lanes(weights: np.ndarray, bits: int, layout: Layout) -> bool:
+    """Whether these channels may share lanes: a lane holds them, and no sum leaves the bits above the lower ones'."""
+    places = storage.LANES[layout.rows].get(bits)
+    if places is None:
         return False
-    below = storage.PAIRED_BITS[bits]
-    first, second = two.astype(np.int64)
-    lanes = (first << below) + second
-    within = bits < storage.MAX_BITS or lanes.min() >= -(1 << 15)
-    return bool(within and np.abs(first).sum() * reach < 1 << (31 - below))
+    by_lane = weights.reshape(-1, len(places), weights.shape[1]).astype(np.int64)  # [lanes, channels, taps]
+    held = bits < storage.MAX_BITS or bool((by_lane[:, 0] * 256 + by_lane[:, 1]).min() >= -(1 << 15))
+    reached = np.abs(by_lane).sum(axis=2) * layout.reach  # [lanes, channels]
+    return held and all(bool(np.all(sums < 1 << (31 - place))) for sums, place in zip(reached.T, places, strict=True))
 
 
 def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.ndarray:
@@ -133,10 +148,10 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
     for segment in kinds:
         of_channel = planes(segment.bits, taps)
         channels = weights[segment.first : segment.first + segment.count]
-        if segment.paired:
-            pairs = [pack_pair(two, segment.bits, order) for two in channels.reshape(-1, 2, taps)]
-            words.append(np.array([segment.count | PAIRED << 24, segment.bits | len(pairs[0]) << 8], np.uint32))
-            words += pairs
+        if segment.shared:
+            blocks = [pack_shared(b, segment.bits, order, layout) for b in channels.reshape(-1, layout.sharing, taps)]
+            words.append(np.array([segment.count | SHARED << 24, segment.bits | len(blocks[0]) << 8], np.uint32))
+            words += blocks
             continue
         words.append(np.array([segment.count | len(of_channel) << 24], np.uint32))
         above = [plane.shift for plane in of_channel]
@@ -150,18 +165,24 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
     return np.concatenate(words)
 
 
-def pack_pair(two: np.ndarray, bits: int, order: np.ndarray) -> np.ndarray:
-    """The words, uint32, of two channels in common lanes: the first above, the second below, of narrow ones only these
-    bits, offset binary; weights int [2, taps]."""
-    taps, below = len(order), storage.PAIRED_BITS[bits]
-    first, second = two[:, order].astype(np.int64)
-    offset = 0 if bits == storage.MAX_BITS else 1 << bits >> 1
-    per_word = storage.MAX_BITS // bits
-    lanes = np.zeros(-(-taps // (2 * per_word)) * 2 * per_word, np.int64)
-    lanes[:taps] = ((first << below) + second + offset) & 0xFFFF
-    low, high = np.moveaxis(lanes.reshape(-1, per_word, 2), 2, 0)  # [word, field]
-    pairs, left = low | high << 16, 2 * bits * np.arange(per_word)
-    return (((pairs << left) | (pairs >> (32 - left))) & 0xFFFFFFFF).sum(axis=1).astype(np.uint32)
+def pack_shared(channels: np.ndarray, bits: int, order: np.ndarray, layout: Layout) -> np.ndarray:
+    """The words, uint32, of channels in common lanes; weights int [channels, taps].
+
+    The first of a lane is signed, the others offset binary, those of 8 bits signed too.
+    """
+    places, taps = storage.LANES[layout.rows][bits], len(order)
+    by_lane = channels[:, order].astype(np.int64).reshape(-1, len(places), taps)  # [lanes, channels, taps]
+    offsets = np.array([0, *[0 if bits == storage.MAX_BITS else 1 << bits >> 1] * (len(places) - 1)])
+    values = ((by_lane + offsets[:, None]) << np.array(places)[:, None]).sum(axis=1) & 0xFFFF  # [lanes, taps]
+    fields = storage.MAX_BITS // bits if bits < 4 else 1  # in a word
+    multiple = fields if bits < 4 else (4 // len(by_lane) if layout.rows == 1 else 1)  # pairs of one step
+    pairs = -(-taps // (2 * multiple)) * multiple
+    padded = np.zeros((len(by_lane), 2 * pairs), np.int64)
+    padded[:, :taps] = values
+    low, high = np.moveaxis(padded.reshape(len(by_lane), -1, fields, 2), 3, 0)  # [lanes, word, field]
+    pair, left = low | high << 16, 2 * bits * np.arange(fields) if fields > 1 else np.zeros(1, np.int64)
+    words = (((pair << left) | (pair >> (32 - left))) & 0xFFFFFFFF).sum(axis=2)  # [lanes, word]
+    return words.T.ravel().astype(np.uint32)
 
 
 def pack_channel(weights: np.ndarray, bits: int, order: np.ndarray) -> Iterator[np.ndarray]:
