@@ -172,10 +172,11 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
             }
         }
         for (; left > 0; --left) {
-            const int32_t sum = (int32_t)sgsc_load_word(acc), total = sgsc_add_shifted(bias, sum, 0);
+            const int32_t sum = sgsc_add_shifted(bias, (int32_t)sgsc_load_word(acc), 0);
             acc += 4;
-            *next = is_short ? sgsc_requantise_short(sgsc_add_shifted(0, total, twice), m, shift, offset, end, twice, clamps)
-                             : sgsc_requantise_any(total, m, shift, end, twice);
+            const int32_t scaled = sgsc_add_shifted(0, sum, twice);
+            *next = is_short ? sgsc_requantise_short(scaled, m, shift, offset, end, twice, clamps)
+                             : sgsc_requantise_any(sum, m, shift, end, twice);
             next += step;
         }
         out += row_step;
