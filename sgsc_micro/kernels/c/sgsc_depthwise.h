@@ -167,7 +167,7 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
             acc = sgsc_next_two(sums + 2, acc, 8);
             SGSC_UNROLL for (int32_t i = 0; i < 4; ++i) {
                 const int32_t sum = sgsc_add_shifted(start, (int32_t)sums[i], twice);
-                *next = sgsc_requantise_short(sum, m, shift, offset, end, twice, clamps);
+                *next = (int8_t)sgsc_requantise_short(sum, m, shift, offset, end, twice, clamps);
                 next += step;
             }
         }
@@ -175,8 +175,8 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
             const int32_t sum = sgsc_add_shifted(bias, (int32_t)sgsc_load_word(acc), 0);
             acc += 4;
             const int32_t scaled = sgsc_add_shifted(0, sum, twice);
-            *next = is_short ? sgsc_requantise_short(scaled, m, shift, offset, end, twice, clamps)
-                             : sgsc_requantise_any(sum, m, shift, end, twice);
+            *next = (int8_t)(is_short ? sgsc_requantise_short(scaled, m, shift, offset, end, twice, clamps)
+                                      : sgsc_requantise_any(sum, m, shift, end, twice));
             next += step;
         }
         out += row_step;

@@ -81,13 +81,15 @@ static inline uint32_t sgsc_middle(int32_t zero)
 /* r0 a pair of fields, r1 row, r2 words, r3 end, r4-r7 sums, r8-r11 what one LDM loads, ip a word or a pair of
  * activations, lr the mask of a pair of fields; the block is on the stack. */
 #if SGSC_OPTIMIZE == 0
-#define SGSC_SINGLE_STEP "8"
+#define SGSC_PAIRS_A_TURN "1"
+#elif SGSC_OPTIMIZE == 1
+#define SGSC_PAIRS_A_TURN "10"
 #else
-#define SGSC_SINGLE_STEP "3"
+#define SGSC_PAIRS_A_TURN "16"
 #endif
 #define SGSC_DOT_MACROS                                                                                                \
     ".macro fields of, bits, shift\n"                                                                                  \
-    ".if \\bits == 8\n sxtb16 r0, \\of, ror #\\shift\n"                                                                \
+    ".if \\bits == 8\n sxtb16.w r0, \\of, ror #\\shift\n"                                                                \
     ".else\n and r0, lr, \\of, lsr #\\shift\n .endif\n"                                                                \
     ".endm\n"                                                                                                          \
     ".macro step_4x1 bits\n"                                                                                           \
@@ -113,20 +115,23 @@ static inline uint32_t sgsc_middle(int32_t zero)
     ".endr\n"                                                                                                          \
     ".endm\n"
 
-/* A loop of `steps` steps a turn, two for wide fields unless size matters more: an odd number of words then enters in the
- * middle. noipa: the compiler must not think that what it does not see leaves r0-r3 alone. */
+/* A loop of 1, 2 or 4 steps a turn, as many as it takes for so many pairs; what is left of a turn comes first. noipa: the
+ * compiler must not think that what it does not see leaves r0-r3 alone. */
 #define SGSC_DOT_ASM(BITS, ROWS, CHANNELS)                                                                             \
     static __attribute__((naked, noipa, unused)) void sgsc_dot##BITS##_##ROWS##x##CHANNELS(                            \
         struct sgsc_block *block __attribute__((unused)), const int8_t *row __attribute__((unused)),                   \
         const uint32_t *words __attribute__((unused)), const uint32_t *end __attribute__((unused)))                    \
     {                                                                                                                  \
-        __asm__(SGSC_DOT_MACROS ".set bits, " #BITS "\n .set steps, 1\n"                                              \
-                ".if bits > " SGSC_SINGLE_STEP "\n .set steps, 2\n .endif\n"                                           \
+        __asm__(SGSC_DOT_MACROS ".set bits, " #BITS "\n .set words, " #CHANNELS "\n .set pairs, 16 / bits\n"           \
+                ".set steps, 1\n .rept 2\n .if steps * pairs < " SGSC_PAIRS_A_TURN "\n .set steps, 2 * steps\n"        \
+                ".endif\n .endr\n .set bytes, 4 * (1 + pairs * (1 + " #ROWS " * words + words))\n"                     \
                 " push {r0, r4-r11, lr}\n ldm r0, {r4-r7}\n"                                                           \
                 ".if bits != 8\n mov lr, #(((1 << bits) - 1) * 0x10001)\n .endif\n"                                    \
-                ".if steps == 2\n sub ip, r3, r2\n tst ip, #(4 * " #CHANNELS ")\n bne 2f\n .endif\n"                  \
-                "1:\n .rept steps - 1\n step_" #ROWS "x" #CHANNELS " " #BITS "\n .endr\n"                             \
-                "2:\n step_" #ROWS "x" #CHANNELS " " #BITS "\n"                                                        \
+                ".if steps > 1\n sub ip, r2, r3\n and ip, ip, #(4 * words * (steps - 1))\n"                            \
+                " mov r0, #(bytes / 4)\n mul ip, ip, r0\n adr.w r0, 1f\n"                                              \
+                ".if words == 4\n add r0, r0, ip, lsr #2\n .else\n add r0, ip\n .endif\n mov pc, r0\n"                 \
+                ".balign 4\n .endif\n"                                                                                 \
+                "1:\n .rept steps\n step_" #ROWS "x" #CHANNELS " " #BITS "\n .endr\n"                                  \
                 " cmp r2, r3\n bne 1b\n pop {r0}\n"                                                                    \
                 ".if bits != 8\n ldr lr, [r0, #32]\n ldm lr, {r8-r11}\n"                                               \
                 " sub r4, r4, r8, lsl #(bits - 1)\n sub r5, r5, r9, lsl #(bits - 1)\n"                                 \

@@ -77,16 +77,10 @@ SGSC_KERNEL void sgsc_widen_pixels(int8_t *rows, int32_t count, const int8_t *x,
     sgsc_widen_rows(rows, from, n, zero);
 }
 
-/* Where `position` lies among `extent` values with `step` - 1 zeros after each; below 0 for a zero and outside. */
-static inline int32_t sgsc_inside(int32_t position, int32_t extent, int32_t step)
+/* Where `position` lies among values with `step` - 1 zeros after each; below 0 for such a zero. */
+static inline int32_t sgsc_before_upsampling(int32_t position, int32_t step)
 {
-    if (step > 1) {
-        if (position < 0 || position % step != 0) {
-            return -1;
-        }
-        position /= step;
-    }
-    return position < extent ? position : -1;
+    return position < 0 || position % step != 0 ? -1 : position / step;
 }
 
 static inline void sgsc_fill(int8_t *to, int32_t n, int32_t value)
@@ -114,25 +108,28 @@ SGSC_KERNEL void sgsc_gather(int8_t *rows, int32_t count, const int8_t *x, int32
                              int32_t height, int32_t width, int32_t channels, int32_t depth, int32_t zero, int8_t *outside,
                              int32_t copies)
 {
-    int32_t y[4], x_at[4], whole = dilation_x == 1 && up_x == 1 && depth == channels;
-    const int32_t run = kernel_columns * depth, taps = kernel_rows * run;
+    int32_t ys[4], xs[4], whole = dilation_x == 1 && up_x == 1 && depth == channels;
+    const int32_t run = kernel_columns * depth, taps = kernel_rows * run, upsampled = up_y > 1 || up_x > 1;
     int8_t *copied = outside + run;
     for (int32_t r = 0; r < count; ++r) {
-        const int32_t pixel = first + r < last ? first + r : last;
-        y[r] = pixel / out_width * stride_y - top;
-        x_at[r] = pixel % out_width * stride_x - left;
-        whole = whole && x_at[r] >= 0 && x_at[r] + kernel_columns <= width;
+        const int32_t pixel = first + r < last ? first + r : last, row = pixel / out_width;
+        ys[r] = row * stride_y - top;
+        xs[r] = (pixel - row * out_width) * stride_x - left;
+        whole = whole && xs[r] >= 0 && xs[r] + kernel_columns <= width;
     }
-    const int32_t together = whole ? kernel_columns : 1;
+    const int32_t together = whole ? kernel_columns : 1, n = together * depth;
     for (int32_t ky = 0; ky < kernel_rows; ++ky) {
         for (int32_t kx = 0; kx < kernel_columns; kx += together) {
             const int8_t *from[4];
             for (int32_t r = 0; r < count; ++r) {
-                const int32_t iy = sgsc_inside(y[r] + ky * dilation_y, height, up_y);
-                const int32_t ix = sgsc_inside(x_at[r] + kx * dilation_x, width, up_x);
-                from[r] = iy < 0 || ix < 0 ? outside : x + (iy * width + ix) * channels;
+                int32_t iy = ys[r] + ky * dilation_y, ix = xs[r] + kx * dilation_x;
+                if (upsampled) {
+                    iy = sgsc_before_upsampling(iy, up_y);
+                    ix = sgsc_before_upsampling(ix, up_x);
+                }
+                const int32_t inside = (uint32_t)iy < (uint32_t)height && (uint32_t)ix < (uint32_t)width;
+                from[r] = inside ? x + (iy * width + ix) * channels : outside;
             }
-            const int32_t n = together * depth;
             if (copies) {
                 for (int32_t r = 0; r < count; ++r) {
                     sgsc_copy(copied + r * taps, from[r], n);

@@ -40,10 +40,32 @@ static inline int32_t sgsc_bias(const struct sgsc_end *end, int32_t channel)
     return ((const int32_t *)end->bias)[channel];
 }
 
-/* The sums of `sums` rows' activations, `pairs` of each. */
+#if SGSC_DSP
+/* r0 totals, r1 rows, r2 what is left to do, r3 ones, r4-r7 sums, r8-r11 a pair of each row. */
+static __attribute__((naked, noipa, unused)) void sgsc_sum_rows(int32_t *totals __attribute__((unused)),
+                                                                const int8_t *rows __attribute__((unused)),
+                                                                int32_t pairs __attribute__((unused)))
+{
+    __asm__(" push {r4-r11, lr}\n mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r3, #0x00010001\n"
+            ".macro step\n ldm r1!, {r8-r11}\n"
+            " smlad r4, r8, r3, r4\n smlad r5, r9, r3, r5\n smlad r6, r10, r3, r6\n smlad r7, r11, r3, r7\n .endm\n"
+            " tst r2, #1\n bne 2f\n"
+            "1:\n step\n"
+            "2:\n step\n subs r2, #2\n bgt 1b\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem step\n");
+}
+#endif
+
+/* The sums of the activations of 4 rows or 1, `pairs` of each; of one, four times. */
 static inline void sgsc_sum(int32_t *totals, const int8_t *row, int32_t pairs, int32_t rows)
 {
     uint32_t sums[4] = {0};
+#if SGSC_DSP
+    if (rows == 4 && pairs > 0) {
+        sgsc_sum_rows(totals, row, pairs);
+        return;
+    }
+#endif
     for (int32_t i = 0; i < pairs; ++i) {
         SGSC_UNROLL for (int32_t r = 0; r < rows; ++r) {
             sums[r] = sgsc_smlad(sgsc_load_pair(row), 0x00010001u, sums[r]);
@@ -78,7 +100,7 @@ SGSC_KERNEL const uint32_t *sgsc_planes(struct sgsc_block *block, const int8_t *
 }
 
 /* Any multiplier and accumulator: `code` is the shift, plus 64 where the short form would overflow. */
-SGSC_KERNEL int8_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, const struct sgsc_end *end, int32_t twice)
+SGSC_KERNEL int32_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, const struct sgsc_end *end, int32_t twice)
 {
     const int32_t shift = code > 31 ? code - 64 : code, least = twice ? 0 : 1;
     const int32_t right = shift > least ? shift : least;
@@ -88,22 +110,22 @@ SGSC_KERNEL int8_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, con
 }
 
 /* A shift in 1..22 and an accumulator that can be doubled, which it is for `twice`; offset as of sgsc_offset. */
-static inline __attribute__((always_inline)) int8_t sgsc_requantise_short(int32_t acc, int32_t m, int32_t shift,
-                                                                          int32_t offset, const struct sgsc_end *end,
-                                                                          int32_t twice, int32_t clamps)
+static inline __attribute__((always_inline)) int32_t sgsc_requantise_short(int32_t acc, int32_t m, int32_t shift,
+                                                                           int32_t offset, const struct sgsc_end *end,
+                                                                           int32_t twice, int32_t clamps)
 {
     int32_t high = sgsc_add_high(offset, acc, m, twice);
-    if (twice) { /* half away from zero is half up of one less below zero; at -1, which may round to 0, it is all the same */
+    if (twice) { /* half away from zero is half up of one less below zero; at -1, which may round to 0, all is the same */
         high += acc >> 31;
     }
     const int32_t q = sgsc_saturate(high >> shift);
-    return clamps ? sgsc_clamp(q, end->low, end->high) : (int8_t)q;
+    return clamps ? sgsc_clamp(q, end->low, end->high) : q;
 }
 
 /* The zero point and a half, before the shift. */
 static inline int32_t sgsc_offset(const struct sgsc_end *end, int32_t shift)
 {
-    return (int32_t)(((uint32_t)end->zero << shift) + (1u << (shift - 1)));
+    return (2 * end->zero + 1) * (1 << (shift - 1));
 }
 
 /* One channel's accumulators to int8, to `out` and on at these distances. `twice` and `clamps` are literals: TFLite's
@@ -114,14 +136,14 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
 {
     if (shift < 1 || shift > 22) {
         for (int32_t i = 0; i < count; ++i) {
-            out[distances[i]] = sgsc_requantise_any(sums[i], m, shift, end, twice);
+            out[distances[i]] = (int8_t)sgsc_requantise_any(sums[i], m, shift, end, twice);
         }
         return;
     }
     const int32_t offset = sgsc_offset(end, shift);
     SGSC_UNROLL for (int32_t i = 0; i < count; ++i) {
         const int32_t acc = sgsc_add_shifted(0, sums[i], twice);
-        out[distances[i]] = sgsc_requantise_short(acc, m, shift, offset, end, twice, clamps);
+        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, clamps);
     }
 }
 
