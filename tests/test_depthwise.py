@@ -30,6 +30,9 @@ BANDS = st.sampled_from([0, 200, 600, planes.BAND_BYTES])
 class _Builder(GraphBuilder):
     """Depthwise layers alone, of more kinds than networks have."""
 
+    finer = 1.0
+    """What divides the scale of a result: many saturate then, and multipliers shift left."""
+
     def depthwise(self, image: Image, same: bool = False) -> Image:
         """Any kernel up to 5 x 5, stride, dilation and padding; or of those that keep the size."""
         _, height, width, channels = shape_of(image[0])
@@ -56,7 +59,13 @@ class _Builder(GraphBuilder):
             data_layout="NHWC",
             kernel_layout="OHWI",
         )
-        return self._finish(self.builder.emit(total), image[1] * scales, weights[0].size)
+        self.finer = 2.0 ** self._draw(0, 7) if self.rng.random() < 0.4 else 1.0
+        result = self._finish(self.builder.emit(total), image[1] * scales, weights[0].size)
+        self.finer = 1.0
+        return result
+
+    def _quantize(self, x: relax.Var, scale: float, zero_point: int) -> Image:
+        return super()._quantize(x, scale / self.finer, zero_point)
 
     def same(self, image: Image) -> Image:
         """One whose result can lie over what it reads."""

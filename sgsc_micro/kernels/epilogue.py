@@ -49,8 +49,8 @@ class Epilogue:
 
 def _shift(multiplier: Multiplier, bound: int) -> int:
     shift = multiplier.right - multiplier.left
-    doubles = isinstance(multiplier, DoubleRounding) and shift > 0
-    return shift + _LONG_FORM if doubles and bound >= _SHORT_LIMIT else shift
+    doubles = isinstance(multiplier, DoubleRounding)
+    return shift + _LONG_FORM if doubles and bound << multiplier.left >= _SHORT_LIMIT else shift
 
 
 def _stored(constants: Constants, what: str, values: list[int], pool: str) -> Entry:

@@ -153,6 +153,7 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
 {
     const int32_t bias = sgsc_bias(end, channel), m = end->multipliers[channel * end->multiplier_step];
     const int32_t shift = end->shifts[channel * end->shift_step], is_short = shift >= 1 && shift <= 22;
+    const int32_t is_up = shift < 1 && shift > -31;
     const int32_t offset = is_short ? sgsc_offset(end, shift) : 0, start = sgsc_add_shifted(0, bias, twice);
     if (row_step == width * step) {
         width *= rows;
@@ -170,6 +171,12 @@ static inline __attribute__((always_inline)) void sgsc_store_plane(int8_t *out, 
                 *next = (int8_t)sgsc_requantise_short(sum, m, shift, offset, end, twice, clamps);
                 next += step;
             }
+        }
+        for (; is_up && left > 0; --left) {
+            const int32_t sum = sgsc_add_shifted(bias, (int32_t)sgsc_load_word(acc), 0);
+            acc += 4;
+            *next = (int8_t)sgsc_requantise_up(sum, m, shift, end, twice, clamps);
+            next += step;
         }
         for (; left > 0; --left) {
             const int32_t sum = sgsc_add_shifted(bias, (int32_t)sgsc_load_word(acc), 0);

@@ -122,6 +122,17 @@ static inline __attribute__((always_inline)) int32_t sgsc_requantise_short(int32
     return clamps ? sgsc_clamp(q, end->low, end->high) : q;
 }
 
+/* A shift in -30..0, and an accumulator that can be shifted left by one more: then nothing is rounded a second time. */
+static inline __attribute__((always_inline)) int32_t sgsc_requantise_up(int32_t acc, int32_t m, int32_t shift,
+                                                                        const struct sgsc_end *end, int32_t twice,
+                                                                        int32_t clamps)
+{
+    const int32_t scaled = sgsc_add_shifted(0, acc, 1 - shift);
+    const int32_t q = sgsc_saturate(twice ? sgsc_add_high(end->zero, scaled, m, 1)
+                                          : sgsc_add_high(2 * end->zero + 1, scaled, m, 0) >> 1);
+    return clamps ? sgsc_clamp(q, end->low, end->high) : q;
+}
+
 /* The zero point and a half, before the shift. */
 static inline int32_t sgsc_offset(const struct sgsc_end *end, int32_t shift)
 {
@@ -136,7 +147,9 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
 {
     if (shift < 1 || shift > 22) {
         for (int32_t i = 0; i < count; ++i) {
-            out[distances[i]] = (int8_t)sgsc_requantise_any(sums[i], m, shift, end, twice);
+            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, clamps)
+                                                       : sgsc_requantise_any(sums[i], m, shift, end, twice);
+            out[distances[i]] = (int8_t)q;
         }
         return;
     }
