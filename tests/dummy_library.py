@@ -57,7 +57,7 @@ void model_run(const int8_t *input, int8_t *output)
     if (memcmp(input, "SPIN", 4) == 0) {{
         uint32_t times;
         memcpy(&times, input + 4, 4);
-        __asm volatile("1: subs %0, #1\\n bne 1b" : "+r"(times) : : "cc");
+        __asm volatile(".syntax unified\\n 1: subs %0, #1\\n bne 1b" : "+l"(times) : : "cc");
     }}
     for (int i = 0; i < MODEL_OUTPUT_BYTES; ++i)
         output[i] = (int8_t)(input[i] ^ model_constants.bytes[i] ^ model_constants.halves[i % 3] ^
