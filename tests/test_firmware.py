@@ -13,6 +13,7 @@ import pytest
 
 from sgsc_micro.device import Device, LinkError, RunResult, connect, emulate
 from sgsc_micro.errors import SgscError
+from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware, read_image
 from sgsc_micro.targets import Target, list_targets, load_target
 from tests.dummy_library import CRASH, OVERFLOW, SPIN, DummyLibrary, write_library
@@ -142,6 +143,8 @@ def test_same_sources_same_bytes_wherever_they_lie(built: Built, tmp_path: Path)
     library = write_library(tmp_path / "elsewhere" / "deeper")
     again = build_firmware(built.target, library.folder, tmp_path / "out")
     assert again.binary.read_bytes() == built.image.binary.read_bytes()
+    for folder in (data_dir("firmware_templates"), tmp_path):
+        assert bytes(folder) not in again.elf.read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
