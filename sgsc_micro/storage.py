@@ -69,15 +69,18 @@ def row_bytes(bits: int, taps: int) -> int:
     return 2 * max([taps + taps % 2, *covered])
 
 
-def lane_order(run: int, runs: int) -> np.ndarray:
-    """Which tap lies where in the widened row: ``runs`` runs of ``run`` neighbouring channels; int64 [run * runs].
+def lane_order(taps: int) -> np.ndarray:
+    """Which tap lies where in the widened row; int64 [taps].
 
     SXTB16 widens bytes 0 and 2 of a word into one register and 1 and 3 into another, so each four go as (0, 2, 1, 3).
+
+    >>> lane_order(6).tolist()
+    [0, 2, 1, 3, 4, 5]
     """
-    one = np.arange(run)
-    fours = run - run % 4
-    one[:fours] = one[:fours].reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
-    return (np.arange(runs)[:, None] * run + one).ravel()
+    order = np.arange(taps)
+    fours = taps - taps % 4
+    order[:fours] = order[:fours].reshape(-1, 4)[:, [0, 2, 1, 3]].ravel()
+    return order
 
 
 def width_of(weights: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ from sgsc_micro.kernels.lower import arena
 from sgsc_micro.passes.graph import Node
 from sgsc_micro.passes.operators import Residual, Weighted
 
-KERNEL_HEADER = Path(kernels.__file__).parent / "c" / "sgsc_kernels.h"
+KERNEL_HEADERS = sorted((Path(kernels.__file__).parent / "c").glob("*.h"))
 SOURCES = ("model.c", "weights.c")
 CMAKE_CONFIG = "sgsc_model-config.cmake"
 _CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
@@ -64,11 +64,12 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
         "pools": pools,
         "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
         "arena": arena,
+        "fields": lowered.fields,
     }
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
-    texts[KERNEL_HEADER.name] = KERNEL_HEADER.read_text(encoding="utf-8")
+    texts |= {header.name: header.read_text(encoding="utf-8") for header in KERNEL_HEADERS}
     manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}

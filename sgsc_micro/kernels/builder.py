@@ -30,6 +30,8 @@ class Kernel:
 
     constants: Constants
     buffers: dict[str, Any] = field(default_factory=dict)
+    dots: set[tuple[str, int]] = field(default_factory=set)
+    """The dot products it needs, by shape and field width."""
     function: Any = None
 
     @property
@@ -124,13 +126,17 @@ def bind(name: str, value: Expression) -> Expression:
     return variable
 
 
-def accumulators(values: list[Expression]) -> Any:
-    """A local array of int32 that begins as ``values``."""
-    buffer = T.alloc_buffer((len(values),), "int32")
-    IRBuilder.name("acc", buffer)
-    for number, value in enumerate(values):
-        T.buffer_store(buffer, value, [number])
-    return buffer
+def check(layer: str, multipliers: Sequence[Multiplier], bounds: np.ndarray) -> None:
+    """Accumulators of magnitudes up to ``bounds`` int64 [C] fit int32, shifted left as far as they will be.
+
+    Errors: ``SgscError`` naming the layer and a channel that could leave int32.
+    """
+    for channel, (bound, multiplier) in enumerate(zip(bounds.tolist(), multipliers, strict=True)):
+        if (reached := bound << multiplier.left) > INT32_MAX:
+            raise SgscError(
+                f"{layer}: the accumulator of channel {channel} can reach {reached}, beyond int32",
+                hint="use a larger output scale, narrower weights or a smaller bias",
+            )
 
 
 class Requantiser:
@@ -143,13 +149,8 @@ class Requantiser:
 
         Errors: ``SgscError`` naming the layer where one could leave int32, shifted left as far as it will be.
         """
+        check(constants.layer, multipliers, bounds)
         self.output = output
-        for channel, (bound, multiplier) in enumerate(zip(bounds.tolist(), multipliers, strict=True)):
-            if (reached := bound << multiplier.left) > INT32_MAX:
-                raise SgscError(
-                    f"{constants.layer}: the accumulator of channel {channel} can reach {reached}, beyond int32",
-                    hint="use a larger output scale, narrower weights or a smaller bias",
-                )
         self.kernel, self.least_right = multipliers[0].kernel, multipliers[0].least_right
         self.m = _shared(constants, "multipliers", [multiplier.m for multiplier in multipliers])
         self.shift = _shared(constants, "shifts", [multiplier.right - multiplier.left for multiplier in multipliers])

@@ -39,9 +39,11 @@ class Constants:
         """Store uint32 ``values``."""
         return self._store("words", what, values.astype(np.uint32))
 
-    def integers(self, what: str, values: np.ndarray) -> Entry:
-        """Store signed ``values`` in the narrowest type that holds them all."""
-        for pool in ("bytes", "halves", "ints"):
+    def integers(
+        self, what: str, values: np.ndarray, pools: tuple[str, ...] = ("bytes", "halves", "ints")
+    ) -> Entry:
+        """Store signed ``values`` in the narrowest type, of ``pools`` from narrow to wide, that holds them all."""
+        for pool in pools:
             limits = np.iinfo(POOLS[pool])
             if limits.min <= values.min(initial=0) and values.max(initial=0) <= limits.max:
                 return self._store(pool, what, values.astype(POOLS[pool]))

@@ -3,32 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import (
-    Expression,
-    Kernel,
-    Requantiser,
-    accumulators,
-    bind,
-    call,
-    kernel,
-    loop,
-    loops,
-    run,
-)
+from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Computation, adding
-from sgsc_micro.kernels.pack import Run, Segment, blocks, pack, runs
+from sgsc_micro.kernels.epilogue import Epilogue
+from sgsc_micro.kernels.pack import Run, dots, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
+from sgsc_micro.storage import MAX_BITS
 
 Shape = tuple[int, ...]
-ACCUMULATORS = 4
-"""What a micro-kernel keeps in registers: pixels times channels."""
+TOGETHER = 4
+"""Dot products of one micro-kernel: of so many rows with a channel, or of one row with so many channels."""
 
 
 def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
@@ -36,85 +26,108 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
+    constants = Constants(name)
+    scratch, number = operator.scratch_bytes(output), 0
+    add: Computation | None = None
     if isinstance(operator, Residual):
-        constants = Constants(name)
-        return _convolution(
-            operator.weighted, inputs, output, constants, adding(operator.add, constants), operator.number
-        )
-    return _convolution(operator, inputs, output, Constants(name))
-
-
-def _convolution(
-    operator: Weighted,
-    inputs: list[Shape],
-    output: Shape,
-    constants: Constants,
-    add: Computation | None = None,
-    number: int = 0,
-) -> Kernel:
-    """``add`` takes the result as its operand ``number``, and what lies at the same place of the second input."""
-    rows, scratch = operator.rows_at_once, operator.scratch_bytes
+        operator, add, number = operator.weighted, adding(operator.add, constants), operator.number
+    rows, width = operator.rows_at_once(output), output[-2]
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
+    pixels, channels = math.prod(output[:-1]), output[-1]
+    image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
-        inputs = [(1, 1, math.prod(shape[:-1]), shape[-1]) for shape in inputs]
-        output = (1, 1, math.prod(output[:-1]), output[-1])
-    alike = runs(operator.widths, operator.groups, operator.taps, ACCUMULATORS // rows)
-    weights = constants.words("weights", pack(operator.weights, alike))
-    bias = constants.integers("bias", operator.bias)
-    multipliers = [operator.output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
-    requantise = Requantiser(constants, operator.output, multipliers, operator.accumulator_bound())
-    with kernel(constants.layer, inputs, output, constants, scratch) as built:
-
-        def end(accumulator: Expression, position: list[Expression]) -> Expression:
-            value = requantise(built, accumulator, position[-1])
-            if add is None:
-                return value
-            operands = [bind("value", value), built.input(1)[position]]
-            return add(built, *(operands if number == 0 else reversed(operands)))
-
-        body = _Body(built, operator, inputs[0], weights, bias, end)
-        _, height, width, _ = output
-        with loop("oy", height) as oy:
-            for first, count, pixels in blocks(width, rows):
-                with loop("ox", count) as ox:
-                    row = [[oy, first + ox * pixels + pixel] for pixel in range(pixels)]
-                    for groups in alike:
-                        with loop("g", groups.count) as g:
-                            body.emit(row, groups, g)
+        image, width = (1, 1, pixels, image[-1]), pixels
+    together = 1 if rows > 1 else TOGETHER
+    words, groups = pack(operator.weights, operator.widths, operator.groups, together)
+    stream = constants.words("weights", words)
+    epilogue = Epilogue(constants, operator)
+    flat = (pixels, channels)
+    with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
+        built.dots = dots(groups, operator.taps, together)
+        layer = _Layer(built, operator, image, width, rows, stream, epilogue)
+        with loop("block", -(-pixels // rows)) as block:
+            first = block * rows
+            count = T.min(pixels - first, rows) if pixels % rows else rows
+            for alike in groups:
+                with loop("g", alike.count) as g:
+                    channel = (alike.first + g) * len(alike.widths)
+                    place = built.output[first, channel] if add is None else built.row[layer.values_at + channel]
+                    layer.gather(first, pixels, alike, alike.first + g)
+                    layer.compute(place, count, alike, g)
+            if add is not None:
+                with loops(pixel=count, channel=channels) as (pixel, channel):
+                    value = bind("value", built.row[layer.values_at + pixel * channels + channel])
+                    operands = [value, built.input(1)[first + pixel, channel]]
+                    result = add(built, *(operands if number == 0 else reversed(operands)))
+                    T.buffer_store(built.output, result, [first + pixel, channel])
     return built
 
 
 @dataclass(frozen=True)
-class _Body:
-    """What happens at neighbouring output pixels: a group's activations are gathered, then its channels computed."""
+class _Layer:
+    """What happens at a block of output pixels: a group's activations are gathered, then its channels computed."""
 
     built: Kernel
     operator: Conv2D
-    shape: Shape
-    weights: Entry
-    bias: Entry
-    end: Callable[[Expression, list[Expression]], Expression]
-    """From an accumulator and its position in the output to the int8 that is stored there."""
+    image: Shape
+    width: int
+    """Of the output, in pixels."""
+    rows: int
+    stream: Entry
+    epilogue: Epilogue
 
-    def emit(self, pixels: list[list[Expression]], groups: Run, g: Expression) -> None:
-        """Group ``g`` of a run of groups alike; one that has no weights left reads nothing."""
-        totals: list[Expression] = [0] * len(pixels)
-        if any(segment.bits for segment in groups.segments):
-            starts = [number * self.operator.row_bytes for number in range(len(pixels))]
-            totals = [self._gather(pixel, start, groups.first + g) for pixel, start in zip(pixels, starts, strict=True)]
-        for segment in groups.segments:
-            self._segment(pixels, groups, g, segment, totals)
+    @property
+    def copied_at(self) -> int:
+        """Where in scratch a row's activations are copied together."""
+        return self.rows * self.operator.row_bytes
 
-    def _gather(self, pixel: list[Expression], start: int, group: Expression) -> Expression:
-        """Fill the row from byte ``start`` with one group's activations under the kernel; their sum."""
+    @property
+    def values_at(self) -> int:
+        """Where in scratch the results of a block are that something is added to."""
+        return self.copied_at + self.operator.copies_taps * self.operator.taps
+
+    def gather(self, first: Expression, pixels: int, alike: Run, group: Expression) -> None:
+        """Fill the rows with a group's activations under the kernel; those beyond the last pixel are its own again.
+
+        A group that has no weights left reads nothing.
+        """
+        if not any(alike.widths):
+            return
+        with loop("row", self.rows) as number:
+            pixel = first + number
+            if pixels % self.rows:
+                pixel = T.min(pixel, pixels - 1)
+            self._gather(pixel, number * 4, group)
+
+    def compute(self, place: Expression, count: Expression, alike: Run, g: Expression) -> None:
+        """All channels of a group, into int8 from ``place`` on."""
+        operator, built, channels = self.operator, self.built, len(alike.widths)
+        offset_binary = any(0 < bits < MAX_BITS for bits in alike.widths)
+        arguments = [
+            T.address_of(built.row[0]),
+            -(-operator.taps // 2) if offset_binary else 0,
+            built.address(self.stream, alike.offset + g * alike.words),
+            channels,
+            *self.epilogue.arguments(built, (alike.first + g) * channels),
+        ]
+        out = T.address_of(place)
+        if self.rows == 1:
+            run(f"sgsc_pixel_{self.epilogue.kind}", out, *arguments)
+        else:
+            run(f"sgsc_pixels_{self.epilogue.kind}", out, len(operator.weights), count, *arguments)
+
+    def _gather(self, pixel: Expression, start: Expression, group: Expression) -> None:
+        """One row, from byte ``start``. Taps that do not fill words are copied together first."""
         operator, built = self.operator, self.built
         kh, kw, depth = operator.weights.shape[1:]
-        (oy, ox), (_, height, width, _) = pixel, self.shape
+        _, height, width, channels = self.image
+        zero_point = operator.input.zero_point
         top, left, _, _ = operator.padding
-        channels = depth * operator.groups
+        oy, ox = T.floordiv(pixel, self.width), T.floormod(pixel, self.width)
         taps = kw if operator.upsample[1] == 1 else 1  # a kernel row's taps lie evenly in the image, or one by one
+        copies, step = operator.copies_taps, 4 * self.rows
         with loops(ky=kh, kx=kw // taps) as (ky, kx):
             y = oy * operator.strides[0] + ky * operator.dilation[0] - top
             x = ox * operator.strides[1] + kx * operator.dilation[1] - left
@@ -122,65 +135,32 @@ class _Body:
             ix, inside_x = _upsampled(x, width, operator.upsample[1])
             if taps == 1:
                 inside = [*inside, *inside_x]
-            lanes = T.address_of(built.row[start + (ky * kw + kx) * depth * 2])
+            tap = (ky * kw + kx) * depth
+            at = self.copied_at + tap if copies else start + T.floordiv(tap, 2) * step
+            to = [T.address_of(built.row[at])] if copies else [T.address_of(built.row[at]), step]
+            geometry = ix, taps, operator.dilation[1], width, channels, depth, zero_point
 
-            def widen() -> None:
+            def move() -> None:
                 source = T.address_of(built.input()[0, iy, 0, group * depth])
-                geometry = ix, taps, operator.dilation[1], width, channels
-                if depth == 1:
-                    run("sgsc_widen_channel", lanes, source, *geometry, operator.input.zero_point)
+                run("sgsc_copy_taps" if copies else "sgsc_widen_taps", *to, source, *geometry)
+
+            def fill() -> None:
+                if copies:
+                    run("sgsc_fill", *to, taps * depth, zero_point)
                 else:
-                    run("sgsc_widen_taps", lanes, source, *geometry, depth, operator.input.zero_point)
+                    run("sgsc_zero", *to, taps * depth)
 
             if operator.sees_zeros:
                 with T.If(tirx.all(*inside)):
                     with T.Then():
-                        widen()
+                        move()
                     with T.Else():
-                        run("sgsc_zero", lanes, taps * depth)
+                        fill()
             else:
-                widen()
-        return bind("total", call("sgsc_sum", T.address_of(built.row[start]), operator.taps))
-
-    def _segment(
-        self, pixels: list[list[Expression]], groups: Run, g: Expression, segment: Segment, totals: list[Expression]
-    ) -> None:
-        """The channels of one stored width: bias, minus what offset binary added, plus each plane's dot product."""
-        built, block = self.built, segment.block
-        per_group = len(self.operator.weights) // self.operator.groups
-        with loop("c", segment.count) as c:
-            channels = [(groups.first + g) * per_group + segment.first + c * block + number for number in range(block)]
-            rows = zip(totals, pixels, strict=True)
-            places = [(total, pixel, channel) for total, pixel in rows for channel in channels]
-            sums = [built.load(self.bias, channel) for _, _, channel in places]
-            if segment.bits:
-                sums = [
-                    call("sgsc_sub_shifted", value, total, segment.bits - 1)
-                    for value, (total, _, _) in zip(sums, places, strict=True)
-                ]
-                sums = self._dots(len(pixels), groups, g, segment, c, sums)
-            for value, (_, pixel, channel) in zip(sums, places, strict=True):
-                position = [tirx.const(0, "int32"), *pixel, channel]
-                T.buffer_store(built.output, self.end(value, position), position)
-
-    def _dots(
-        self, rows: int, groups: Run, g: Expression, segment: Segment, c: Expression, sums: list[Expression]
-    ) -> list[Expression]:
-        """``sums``, row after row of one block's channels, plus the dot products of each with each."""
-        built, block = self.built, segment.block
-        accumulator = accumulators(sums)
-        first_word = groups.offset + g * groups.words + segment.offset + c * (block * segment.words)
-        for plane in segment.planes:
-            run(
-                f"sgsc_dot{plane.bits}_{rows}x{block}",
-                T.address_of(accumulator[0]),
-                T.address_of(built.row[0]),
-                self.operator.row_bytes,
-                built.address(self.weights, first_word + plane.offset * block),
-                plane.words,
-                plane.shift,
-            )
-        return [accumulator[number] for number in range(len(sums))]
+                move()
+        if copies:
+            copied = T.address_of(built.row[self.copied_at])
+            run("sgsc_widen", T.address_of(built.row[start]), step, copied, operator.taps, zero_point)
 
 
 def _upsampled(position: Expression, extent: int, factor: int) -> tuple[Expression, list[Expression]]:

@@ -68,6 +68,8 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
+DOT_SHAPES = ("4x1", "1x4", "1x1")
+
 
 @dataclass(frozen=True)
 class Lowered:
@@ -79,6 +81,8 @@ class Lowered:
     """Where constant tensors lie among the constants."""
     graph: Graph
     plan: Plan
+    fields: dict[str, int]
+    """The field widths of the dot products that are needed, as bits of a number, by shape."""
 
 
 def lower(module: tvm.IRModule) -> Lowered:
@@ -99,7 +103,9 @@ def lower(module: tvm.IRModule) -> Lowered:
         built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
-    lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan)
+    used = {dot for _, built, _ in calls for dot in built.dots}
+    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in DOT_SHAPES}
+    lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan, fields)
     lowered.module["network"] = _network(lowered, calls)
     return lowered
 

@@ -110,10 +110,11 @@ def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
         name = names[first_written[tensor]]
         known = blocks.get(name, Block(_aligned(sizes[tensor]), first, last))
         blocks[name] = Block(known.size, min(known.first, first), max(known.last, last))
-    rows = {node.name: f"scratch of {node.name}" for node in graph.nodes if node.operator.scratch_bytes}
+    scratch = {node.name: node.operator.scratch_bytes(graph.shapes[node.output]) for node in graph.nodes}
+    rows = {name: f"scratch of {name}" for name, size in scratch.items() if size}
     for step, node in enumerate(graph.nodes):
         if node.name in rows:
-            blocks[rows[node.name]] = Block(_aligned(node.operator.scratch_bytes), step, step)
+            blocks[rows[node.name]] = Block(_aligned(scratch[node.name]), step, step)
     allotted = allot(blocks, rooms)
     used = [number for number, offsets in enumerate(allotted) if offsets]
     places = {name: (used.index(number), offset) for number in used for name, offset in allotted[number].items()}
@@ -132,7 +133,7 @@ def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
             for tensor, (first, last) in alive.items()
         },
         scratch={
-            node.name: Resident(node.name, "scratch", *places[rows[node.name]], node.operator.scratch_bytes, step, step)
+            node.name: Resident(node.name, "scratch", *places[rows[node.name]], scratch[node.name], step, step)
             for step, node in enumerate(graph.nodes)
             if node.name in rows
         },

@@ -1,17 +1,16 @@
 /* Micro-kernels that the generated loops call. Plain C, and SMLAD where the core has the DSP extension; both give the
- * same bytes. Needs <stdint.h> and <string.h> only.
- *
- * A row is int16 activations minus their zero point, in lane order: of each four neighbours (0, 2, 1, 3).
- * A word of a plane of b-bit fields holds 16 / b unsigned fields in each 16-bit lane; field j of both lanes meets the
- * j-th pair of the row. All sums wrap modulo 2^32: the compiler has proved that the end result fits. */
+ * same bytes. Needs <stdint.h> and <string.h> only. All sums wrap modulo 2^32: the compiler has proved that the end result
+ * fits. */
 #ifndef SGSC_KERNELS_H
 #define SGSC_KERNELS_H
 
 #include <stdint.h>
 #include <string.h>
 
-#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
+#if defined(__ARM_ARCH)
 #include <arm_acle.h>
+#endif
+#if defined(__ARM_FEATURE_DSP) && __ARM_FEATURE_DSP
 #define SGSC_DSP 1
 #else
 #define SGSC_DSP 0
@@ -23,7 +22,7 @@
 static inline uint32_t sgsc_load_pair(const int8_t *row)
 {
     uint32_t pair;
-    memcpy(&pair, row, sizeof pair);
+    memcpy(&pair, __builtin_assume_aligned(row, sizeof pair), sizeof pair);
     return pair;
 }
 
@@ -39,15 +38,27 @@ static inline uint32_t sgsc_smlad(uint32_t a, uint32_t b, uint32_t sum)
 #endif
 }
 
-static inline int8_t *sgsc_store_lane(int8_t *row, int32_t value)
+static inline void sgsc_store_pair(int8_t *row, uint32_t pair)
 {
-    const int16_t lane = (int16_t)value;
-    memcpy(row, &lane, sizeof lane);
-    return row + sizeof lane;
+    memcpy(__builtin_assume_aligned(row, sizeof pair), &pair, sizeof pair);
 }
 
-/* Widens n neighbouring int8 activations to int16 minus zero, in lane order. */
-SGSC_KERNEL void sgsc_widen(int8_t *row, const int8_t *x, int32_t n, int32_t zero)
+static inline uint32_t sgsc_pair(int32_t low, int32_t high)
+{
+    return ((uint32_t)low & 0xFFFFu) | ((uint32_t)high << 16);
+}
+
+/* n zeros, widened; n is a multiple of 4. */
+static inline void sgsc_zero(int8_t *row, int32_t step, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += 2) {
+        sgsc_store_pair(row, 0);
+        row += step;
+    }
+}
+
+/* Widens n neighbouring int8 activations to int16 minus zero, in lane order; a pair lies `step` bytes from the next. */
+SGSC_KERNEL void sgsc_widen(int8_t *row, int32_t step, const int8_t *x, int32_t n, int32_t zero)
 {
     int32_t i = 0;
 #if SGSC_DSP
@@ -57,166 +68,59 @@ SGSC_KERNEL void sgsc_widen(int8_t *row, const int8_t *x, int32_t n, int32_t zer
         memcpy(&four, x + i, sizeof four);
         const uint32_t even = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
         const uint32_t odd = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)(four >> 8));
-        memcpy(row, &even, sizeof even);
-        memcpy(row + sizeof even, &odd, sizeof odd);
-        row += sizeof even + sizeof odd;
+        sgsc_store_pair(row, even);
+        sgsc_store_pair(row + step, odd);
+        row += 2 * step;
     }
 #else
     for (; i + 4 <= n; i += 4) {
-        row = sgsc_store_lane(row, x[i] - zero);
-        row = sgsc_store_lane(row, x[i + 2] - zero);
-        row = sgsc_store_lane(row, x[i + 1] - zero);
-        row = sgsc_store_lane(row, x[i + 3] - zero);
+        sgsc_store_pair(row, sgsc_pair(x[i] - zero, x[i + 2] - zero));
+        sgsc_store_pair(row + step, sgsc_pair(x[i + 1] - zero, x[i + 3] - zero));
+        row += 2 * step;
     }
 #endif
-    for (; i < n; ++i) {
-        row = sgsc_store_lane(row, x[i] - zero);
+    for (; i < n; i += 2) {
+        sgsc_store_pair(row, sgsc_pair(x[i] - zero, i + 1 < n ? x[i + 1] - zero : 0));
+        row += step;
     }
 }
 
-/* What widening padding gives: n zeros. */
-static inline void sgsc_zero(int8_t *row, int32_t n)
+/* `taps` taps of `depth` channels each, from pixel first + t * step of an image row of `width` pixels of `channels` bytes.
+ * What lies outside is `zero`. */
+SGSC_KERNEL void sgsc_widen_taps(int8_t *row, int32_t row_step, const int8_t *x, int32_t first, int32_t taps, int32_t step,
+                                 int32_t width, int32_t channels, int32_t depth, int32_t zero)
 {
-    memset(row, 0, (size_t)n * sizeof(int16_t));
-}
-
-/* Widens `depth` channels at each tap of a kernel row: tap t lies over pixel first + t * step of an image row of `width`
- * pixels of `channels` bytes each, or outside, where it gives zeros. */
-SGSC_KERNEL void sgsc_widen_taps(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
-                                 int32_t channels, int32_t depth, int32_t zero)
-{
-    if (step == 1 && depth == channels && depth % 4 == 0 && first >= 0 && first + taps <= width) { /* neighbours */
-        sgsc_widen(row, x + first * channels, taps * depth, zero);
+    if (step == 1 && depth == channels && first >= 0 && first + taps <= width) { /* neighbours */
+        sgsc_widen(row, row_step, x + first * channels, taps * depth, zero);
         return;
     }
     for (int32_t t = 0; t < taps; ++t) {
         const int32_t pixel = first + t * step;
         if (pixel < 0 || pixel >= width) {
-            sgsc_zero(row, depth);
+            sgsc_zero(row, row_step, depth);
         } else {
-            sgsc_widen(row, x + pixel * channels, depth, zero);
+            sgsc_widen(row, row_step, x + pixel * channels, depth, zero);
         }
-        row += 2 * depth;
+        row += depth / 2 * row_step;
     }
 }
 
-/* The same of one channel: so little that a call would cost more. */
-static inline void sgsc_widen_channel(int8_t *row, const int8_t *x, int32_t first, int32_t taps, int32_t step,
-                                      int32_t width, int32_t channels, int32_t zero)
+static inline void sgsc_fill(int8_t *to, int32_t n, int32_t value)
+{
+    memset(to, value, (size_t)n);
+}
+
+/* The same as they are, one after another. */
+SGSC_KERNEL void sgsc_copy_taps(int8_t *to, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
+                                int32_t channels, int32_t depth, int32_t zero)
 {
     for (int32_t t = 0; t < taps; ++t) {
         const int32_t pixel = first + t * step;
-        row = sgsc_store_lane(row, pixel < 0 || pixel >= width ? 0 : x[pixel * channels] - zero);
+        for (int32_t i = 0; i < depth; ++i) {
+            *to++ = pixel < 0 || pixel >= width ? (int8_t)zero : x[pixel * channels + i];
+        }
     }
 }
-
-/* The sum of the first n activations of a row. */
-static inline int32_t sgsc_sum(const int8_t *row, int32_t n)
-{
-    uint32_t sum = 0;
-    int32_t i = 0;
-    _Pragma("GCC unroll 4") for (; i + 2 <= n; i += 2) {
-        sum = sgsc_smlad(sgsc_load_pair(row + 2 * i), 0x00010001u, sum);
-    }
-    if (i < n) {
-        uint16_t last;
-        memcpy(&last, row + 2 * i, sizeof last);
-        sum = sgsc_smlad(last, 1, sum);
-    }
-    return (int32_t)sum;
-}
-
-/* The mask of a pair of `bits`-bit fields. gcc would split an AND with a shifted word in two if it knew the mask;
- * for 8 bits it has an instruction. */
-static inline uint32_t sgsc_mask(int32_t bits)
-{
-    uint32_t mask = ((1u << bits) - 1u) * 0x00010001u;
-#if SGSC_DSP
-    if (bits != 8) {
-        __asm__("" : "+r"(mask));
-    }
-#endif
-    return mask;
-}
-
-/* The pair of fields at `shift`; those of 8 bits have an instruction of their own. */
-static inline uint32_t sgsc_fields(uint32_t word, int32_t bits, int32_t shift, uint32_t mask)
-{
-    uint32_t pair = (word >> shift) & mask;
-#if SGSC_DSP
-    if (bits == 8 && shift == 8) {
-        __asm__("uxtb16 %0, %1, ror #8" : "=r"(pair) : "r"(word));
-    }
-#else
-    (void)bits;
-#endif
-    return pair;
-}
-
-/* The next word, or the next two, at a pointer that is a multiple of 4; gcc makes no post-indexed LDRD of its own. */
-static inline const int8_t *sgsc_next(uint32_t *words, const int8_t *from, int32_t count)
-{
-#if SGSC_DSP
-    if (count == 2) {
-        __asm__("ldrd %0, %1, [%2], #8" : "=r"(words[0]), "=r"(words[1]), "+r"(from) : : "memory");
-        return from;
-    }
-#endif
-    memcpy(words, __builtin_assume_aligned(from, sizeof *words), (size_t)count * sizeof *words);
-    return from + (size_t)count * sizeof *words;
-}
-
-/* acc[r * CHANNELS + c] += 2^shift * the dot product of row r and channel c's plane of unsigned BITS-bit fields. Rows lie
- * row_bytes apart; the channels' words are interleaved, `words` > 0 of each. A pair of activations serves all channels,
- * a pair of fields all rows; `step` pairs at once are what fits into registers. */
-#define SGSC_DOT(BITS, ROWS, CHANNELS)                                                                                 \
-    SGSC_KERNEL void sgsc_dot##BITS##_##ROWS##x##CHANNELS(int32_t *acc, const int8_t *row, int32_t row_bytes,          \
-                                                          const uint32_t *plane, int32_t words, int32_t shift)         \
-    {                                                                                                                  \
-        enum { step = (BITS) == 8 && (CHANNELS) <= 2 ? 2 : 1 };                                                        \
-        const uint32_t mask = sgsc_mask(BITS);                                                                         \
-        uint32_t sums[(ROWS) * (CHANNELS)] = {0};                                                                      \
-        const int8_t *next = (const int8_t *)plane, *const end = (const int8_t *)(plane + words * (CHANNELS));         \
-        const int8_t *rows[2] = {row, row + row_bytes};                                                                \
-        do {                                                                                                           \
-            uint32_t word[CHANNELS];                                                                                   \
-            SGSC_UNROLL for (int32_t c = 0; c < (CHANNELS); c += 2) {                                                  \
-                next = sgsc_next(word + c, next, (CHANNELS) - c < 2 ? 1 : 2);                                          \
-            }                                                                                                          \
-            SGSC_UNROLL for (int32_t j = 0; j < 16 / (BITS); j += step) {                                              \
-                uint32_t fields[step][CHANNELS];                                                                       \
-                SGSC_UNROLL for (int32_t i = 0; i < step * (CHANNELS); ++i) {                                          \
-                    const int32_t c = i / step, k = i % step;                                                          \
-                    fields[k][c] = sgsc_fields(word[c], BITS, (BITS) * (j + k), mask);                                 \
-                }                                                                                                      \
-                SGSC_UNROLL for (int32_t r = 0; r < (ROWS); ++r) {                                                     \
-                    uint32_t pair[step];                                                                               \
-                    rows[r] = sgsc_next(pair, rows[r], step);                                                          \
-                    SGSC_UNROLL for (int32_t i = 0; i < step * (CHANNELS); ++i) {                                      \
-                        const int32_t c = i / step, k = i % step;                                                      \
-                        sums[r * (CHANNELS) + c] = sgsc_smlad(fields[k][c], pair[k], sums[r * (CHANNELS) + c]);        \
-                    }                                                                                                  \
-                }                                                                                                      \
-            }                                                                                                          \
-        } while (next != end);                                                                                         \
-        SGSC_UNROLL for (int32_t i = 0; i < (ROWS) * (CHANNELS); ++i) {                                                \
-            acc[i] = (int32_t)((uint32_t)acc[i] + (sums[i] << shift));                                                 \
-        }                                                                                                              \
-    }
-#define SGSC_DOTS(BITS)  \
-    SGSC_DOT(BITS, 1, 1) \
-    SGSC_DOT(BITS, 1, 2) \
-    SGSC_DOT(BITS, 1, 4) \
-    SGSC_DOT(BITS, 2, 1) \
-    SGSC_DOT(BITS, 2, 2)
-SGSC_DOTS(1)
-SGSC_DOTS(2)
-SGSC_DOTS(3)
-SGSC_DOTS(4)
-SGSC_DOTS(5)
-SGSC_DOTS(8)
-#undef SGSC_DOTS
-#undef SGSC_DOT
 
 /* acc + value * 2^shift and acc - value * 2^shift */
 static inline int32_t sgsc_add_shifted(int32_t acc, int32_t value, int32_t shift)
@@ -233,6 +137,30 @@ static inline int8_t sgsc_clamp(int32_t q, int32_t low, int32_t high)
 {
     q = q < low ? low : q;
     return (int8_t)(q > high ? high : q);
+}
+
+/* To the range of int8. */
+static inline int32_t sgsc_saturate(int32_t q)
+{
+#if defined(__ARM_FEATURE_SAT) && __ARM_FEATURE_SAT
+    int32_t saturated;
+    __asm__("ssat %0, #8, %1" : "=r"(saturated) : "r"(q));
+    return saturated;
+#else
+    return sgsc_clamp(q, INT8_MIN, INT8_MAX);
+#endif
+}
+
+/* a * b / 2^32, half up */
+static inline int32_t sgsc_multiply_high_rounded(int32_t a, int32_t b)
+{
+#if SGSC_DSP
+    int32_t high;
+    __asm__("smmulr %0, %1, %2" : "=r"(high) : "r"(a), "r"(b));
+    return high;
+#else
+    return (int32_t)(((int64_t)a * b + 0x80000000) >> 32);
+#endif
 }
 
 /* clamp(floor((acc * m + 2^(31 + shift)) / 2^(32 + shift)) + zero, low, high); shift in 1..22 */
@@ -255,6 +183,9 @@ SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, 
 {
     return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
+
+#include "sgsc_dot.h"
+#include "sgsc_weighted.h"
 
 /* value / count, half away from zero; count > 0 */
 static inline int32_t sgsc_divide(int32_t value, int32_t count)

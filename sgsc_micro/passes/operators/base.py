@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -99,9 +100,8 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
-    @property
-    def scratch_bytes(self) -> int:
-        """What its kernel needs of the arena while it runs."""
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """What its kernel needs of the arena while it runs, for a result of shape ``output``."""
         return 0
 
     def constant(self, value: int) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,10 +32,9 @@ class Residual(Operator):
         """See :class:`Operator`."""
         return composite_of(type(self.weighted), type(self.add))
 
-    @property
-    def scratch_bytes(self) -> int:
-        """See :class:`Operator`."""
-        return self.weighted.scratch_bytes
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """The weighted operator's, and behind it what it gives at the pixels of one turn."""
+        return self.weighted.scratch_bytes(output) + self.weighted.rows_at_once(output) * output[-1]
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The QDQ pieces of both, one after the other."""

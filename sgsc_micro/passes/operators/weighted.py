@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -45,14 +47,17 @@ class Weighted(Operator):
         return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
 
     @property
-    def rows_at_once(self) -> int:
-        """Pixels whose activations meet the weights together."""
-        return 1
+    def copies_taps(self) -> bool:
+        """Whether a row's activations are copied together before they are widened, four by four."""
+        return False
 
-    @property
-    def scratch_bytes(self) -> int:
-        """A row for each of these."""
-        return self.rows_at_once * self.row_bytes
+    def rows_at_once(self, output: Sequence[int]) -> int:
+        """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
+        return 4 if math.prod(output[:-1]) > 2 else 1
+
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """Rows, and room to copy one together."""
+        return self.rows_at_once(output) * self.row_bytes + self.copies_taps * self.taps
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -122,9 +127,9 @@ class Conv2D(Weighted):
         return all(step == 1 for step in steps) and not any(self.padding)
 
     @property
-    def rows_at_once(self) -> int:
+    def copies_taps(self) -> bool:
         """See :class:`Weighted`."""
-        return 2
+        return math.prod(self.weights.shape[1:3]) > 1 and self.weights.shape[3] % 4 != 0
 
     @property
     def sees_zeros(self) -> bool:
