@@ -136,4 +136,31 @@ PLAIN void plain_average(int8_t *y, struct plain_shape to, const int8_t *x, stru
     }
 }
 
+/* table[d] is exp of a difference of d steps with 31 fraction bits, 0 from `entries` on; to scale 1/256, zero point -128. */
+PLAIN void plain_softmax(int8_t *y, const int8_t *x, int32_t count, const int32_t *table, int32_t entries)
+{
+    int32_t largest = x[0];
+    for (int32_t i = 1; i < count; ++i) {
+        largest = x[i] > largest ? x[i] : largest;
+    }
+    uint32_t sum = 0; /* 19 fraction bits */
+    for (int32_t i = 0; i < count; ++i) {
+        sum += largest - x[i] < entries ? ((uint32_t)table[largest - x[i]] + (1u << 11)) >> 12 : 0;
+    }
+    int32_t zeros = 0;
+    for (; sum < 1u << 31; sum <<= 1) {
+        ++zeros;
+    }
+    const int32_t half = (int32_t)(sum >> 1);
+    int32_t inverse = 1515870810 + plain_scale(half, -1010580540, 0); /* 48/17 - 32/17 * half, then Newton's method */
+    for (int32_t i = 0; i < 3; ++i) {
+        inverse += 4 * plain_scale(inverse, (1 << 29) - plain_scale(half, inverse, 0), 0);
+    }
+    inverse = inverse > INT32_MAX / 2 ? INT32_MAX : 2 * inverse;
+    for (int32_t i = 0; i < count; ++i) {
+        const int32_t part = largest - x[i] < entries ? plain_scale(inverse, table[largest - x[i]], zeros - 35) : 0;
+        y[i] = (int8_t)((part > 255 ? 255 : part) - 128);
+    }
+}
+
 #endif

@@ -1,6 +1,6 @@
 """A network as one writes it by hand: loops over int8 weights (plain.h), as a C library that firmware is built of.
 
-For cores that no other engine's figures are at hand for. Softmax is the project's own.
+For cores that no other engine's figures are at hand for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import tvm
 
-from sgsc_micro.codegen.library import KERNEL_HEADER
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import write_text
 from sgsc_micro.fixed_point import exp_table
@@ -46,7 +45,6 @@ _MODEL_C = """
 #endif
 #include "model.h"
 #include "plain.h"
-#include "sgsc_kernels.h"
 {declarations}
 int8_t model_arena[MODEL_ARENA_BYTES] __attribute__((aligned(4)));
 {functions}
@@ -95,8 +93,7 @@ def write_plain_library(module: tvm.IRModule, folder: Path) -> list[dict[str, An
     write_text(folder / "model.c", text)
     definitions = [f"extern const {name};\nconst {name} = {{{values}}};\n" for name, values in constants.items()]
     write_text(folder / "weights.c", "\n".join(["#include <stdint.h>", *definitions]))
-    for header in (LOOPS, KERNEL_HEADER):
-        write_text(folder / header.name, header.read_text(encoding="utf-8"))
+    write_text(folder / LOOPS.name, LOOPS.read_text(encoding="utf-8"))
     return [_described(graph, node) for node in nodes]
 
 
@@ -122,7 +119,7 @@ class _Layer:
         operator = self._node.operator
         if isinstance(operator, Conv2D):
             return "plain_depthwise" if operator.is_depthwise else "plain_conv"
-        names = {Dense: "plain_dense", Add: "plain_add", AveragePool: "plain_average", Softmax: "sgsc_softmax"}
+        names = {Dense: "plain_dense", Add: "plain_add", AveragePool: "plain_average", Softmax: "plain_softmax"}
         if type(operator) not in names:
             raise SgscError(f"{self._node.name}: no plain loop for {type(operator).__name__}")
         return names[type(operator)]
