@@ -28,7 +28,7 @@ bench: setup ## the numbers in README (about 10 minutes)
 	$(BIN)/python benchmarks/digits.py --seeds 3
 	$(BIN)/python benchmarks/imported.py
 
-bench-kernels: setup ## instructions of the kernels on emulated Cortex-M cores, beside others' (MINUTES)
+bench-kernels: setup ## instructions of the kernels on emulated Cortex-M cores, beside others' (5 minutes)
 	$(BIN)/python benchmarks/kernels.py
 
 lint: setup ## ruff and mypy
