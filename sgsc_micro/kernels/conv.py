@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from tvm import tirx
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, loops, run
@@ -47,6 +46,7 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
         built.dots = dots(groups, operator.taps, together)
         layer = _Layer(built, operator, image, width, rows, stream, epilogue)
+        layer.begin()
         with loop("block", -(-pixels // rows)) as block:
             first = block * rows
             count = T.min(pixels - first, rows) if pixels % rows else rows
@@ -54,7 +54,7 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
                 with loop("g", alike.count) as g:
                     channel = (alike.first + g) * len(alike.widths)
                     place = built.output[first, channel] if add is None else built.row[layer.values_at + channel]
-                    layer.gather(first, pixels, alike, alike.first + g)
+                    layer.gather(first, pixels, count, alike, alike.first + g)
                     layer.compute(place, count, alike, g)
             if add is not None:
                 with loops(pixel=count, channel=channels) as (pixel, channel):
@@ -67,7 +67,10 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
 
 @dataclass(frozen=True)
 class _Layer:
-    """What happens at a block of output pixels: a group's activations are gathered, then its channels computed."""
+    """What happens at a block of output pixels: a group's activations are gathered, then its channels computed.
+
+    Scratch holds the rows, what a kernel row outside of the image reads, rows before they are widened, results.
+    """
 
     built: Kernel
     operator: Conv2D
@@ -79,27 +82,41 @@ class _Layer:
     epilogue: Epilogue
 
     @property
-    def copied_at(self) -> int:
-        """Where in scratch a row's activations are copied together."""
+    def outside_at(self) -> int:
+        """Where in scratch it is as outside of the image."""
         return self.rows * self.operator.row_bytes
 
     @property
     def values_at(self) -> int:
         """Where in scratch the results of a block are that something is added to."""
-        return self.copied_at + self.operator.copies_taps * self.operator.taps
+        return self.outside_at + self.operator.gathered_bytes(self.rows)
 
-    def gather(self, first: Expression, pixels: int, alike: Run, group: Expression) -> None:
+    def begin(self) -> None:
+        """What is the same for all blocks."""
+        if self.operator.sees_zeros:
+            outside = T.address_of(self.built.row[self.outside_at])
+            run("sgsc_fill", outside, self.operator.run, self.operator.input.zero_point)
+
+    def gather(self, first: Expression, pixels: int, count: Expression, alike: Run, group: Expression) -> None:
         """Fill the rows with a group's activations under the kernel; those beyond the last pixel are its own again.
 
         A group that has no weights left reads nothing.
         """
         if not any(alike.widths):
             return
-        with loop("row", self.rows) as number:
-            pixel = first + number
-            if pixels % self.rows:
-                pixel = T.min(pixel, pixels - 1)
-            self._gather(pixel, number * 4, group)
+        operator, built = self.operator, self.built
+        kh, kw, depth = operator.weights.shape[1:]
+        _, height, width, channels = self.image
+        rows, zero_point = T.address_of(built.row[0]), operator.input.zero_point
+        if operator.is_pointwise:
+            source = T.address_of(built.input()[0, 0, first, group * depth])
+            run("sgsc_widen_pixels", rows, self.rows, source, channels, count, depth, zero_point)
+            return
+        source = T.address_of(built.input()[0, 0, 0, group * depth])
+        steps = *operator.strides, *operator.padding[:2], kh, kw, *operator.dilation, *operator.upsample
+        image = height, width, channels, depth, zero_point
+        scratch = T.address_of(built.row[self.outside_at]), int(operator.copies_taps)
+        run("sgsc_gather", rows, self.rows, source, first, pixels - 1, self.width, *steps, *image, *scratch)
 
     def compute(self, place: Expression, count: Expression, alike: Run, g: Expression) -> None:
         """All channels of a group, into int8 from ``place`` on."""
@@ -117,55 +134,3 @@ class _Layer:
             run(f"sgsc_pixel_{self.epilogue.kind}", out, *arguments)
         else:
             run(f"sgsc_pixels_{self.epilogue.kind}", out, len(operator.weights), count, *arguments)
-
-    def _gather(self, pixel: Expression, start: Expression, group: Expression) -> None:
-        """One row, from byte ``start``. Taps that do not fill words are copied together first."""
-        operator, built = self.operator, self.built
-        kh, kw, depth = operator.weights.shape[1:]
-        _, height, width, channels = self.image
-        zero_point = operator.input.zero_point
-        top, left, _, _ = operator.padding
-        oy, ox = T.floordiv(pixel, self.width), T.floormod(pixel, self.width)
-        taps = kw if operator.upsample[1] == 1 else 1  # a kernel row's taps lie evenly in the image, or one by one
-        copies, step = operator.copies_taps, 4 * self.rows
-        with loops(ky=kh, kx=kw // taps) as (ky, kx):
-            y = oy * operator.strides[0] + ky * operator.dilation[0] - top
-            x = ox * operator.strides[1] + kx * operator.dilation[1] - left
-            iy, inside = _upsampled(y, height, operator.upsample[0])
-            ix, inside_x = _upsampled(x, width, operator.upsample[1])
-            if taps == 1:
-                inside = [*inside, *inside_x]
-            tap = (ky * kw + kx) * depth
-            at = self.copied_at + tap if copies else start + T.floordiv(tap, 2) * step
-            to = [T.address_of(built.row[at])] if copies else [T.address_of(built.row[at]), step]
-            geometry = ix, taps, operator.dilation[1], width, channels, depth, zero_point
-
-            def move() -> None:
-                source = T.address_of(built.input()[0, iy, 0, group * depth])
-                run("sgsc_copy_taps" if copies else "sgsc_widen_taps", *to, source, *geometry)
-
-            def fill() -> None:
-                if copies:
-                    run("sgsc_fill", *to, taps * depth, zero_point)
-                else:
-                    run("sgsc_zero", *to, taps * depth)
-
-            if operator.sees_zeros:
-                with T.If(tirx.all(*inside)):
-                    with T.Then():
-                        move()
-                    with T.Else():
-                        fill()
-            else:
-                move()
-        if copies:
-            copied = T.address_of(built.row[self.copied_at])
-            run("sgsc_widen", T.address_of(built.row[start]), step, copied, operator.taps, zero_point)
-
-
-def _upsampled(position: Expression, extent: int, factor: int) -> tuple[Expression, list[Expression]]:
-    """Where a position lies among ``extent`` values with zeros between; what must hold for it to be a value."""
-    inside = [position >= 0, position < (extent - 1) * factor + 1]
-    if factor == 1:
-        return position, inside
-    return T.floordiv(position, factor), [*inside, T.floormod(position, factor) == 0]

@@ -48,80 +48,6 @@ static inline uint32_t sgsc_pair(int32_t low, int32_t high)
     return ((uint32_t)low & 0xFFFFu) | ((uint32_t)high << 16);
 }
 
-/* n zeros, widened; n is a multiple of 4. */
-static inline void sgsc_zero(int8_t *row, int32_t step, int32_t n)
-{
-    for (int32_t i = 0; i < n; i += 2) {
-        sgsc_store_pair(row, 0);
-        row += step;
-    }
-}
-
-/* Widens n neighbouring int8 activations to int16 minus zero, in lane order; a pair lies `step` bytes from the next. */
-SGSC_KERNEL void sgsc_widen(int8_t *row, int32_t step, const int8_t *x, int32_t n, int32_t zero)
-{
-    int32_t i = 0;
-#if SGSC_DSP
-    const uint32_t minus_zero = ((uint32_t)-zero & 0xFFFFu) | ((uint32_t)-zero << 16);
-    for (; i + 4 <= n; i += 4) {
-        uint32_t four;
-        memcpy(&four, x + i, sizeof four);
-        const uint32_t even = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)four);
-        const uint32_t odd = (uint32_t)__sxtab16((int16x2_t)minus_zero, (int8x4_t)(four >> 8));
-        sgsc_store_pair(row, even);
-        sgsc_store_pair(row + step, odd);
-        row += 2 * step;
-    }
-#else
-    for (; i + 4 <= n; i += 4) {
-        sgsc_store_pair(row, sgsc_pair(x[i] - zero, x[i + 2] - zero));
-        sgsc_store_pair(row + step, sgsc_pair(x[i + 1] - zero, x[i + 3] - zero));
-        row += 2 * step;
-    }
-#endif
-    for (; i < n; i += 2) {
-        sgsc_store_pair(row, sgsc_pair(x[i] - zero, i + 1 < n ? x[i + 1] - zero : 0));
-        row += step;
-    }
-}
-
-/* `taps` taps of `depth` channels each, from pixel first + t * step of an image row of `width` pixels of `channels` bytes.
- * What lies outside is `zero`. */
-SGSC_KERNEL void sgsc_widen_taps(int8_t *row, int32_t row_step, const int8_t *x, int32_t first, int32_t taps, int32_t step,
-                                 int32_t width, int32_t channels, int32_t depth, int32_t zero)
-{
-    if (step == 1 && depth == channels && first >= 0 && first + taps <= width) { /* neighbours */
-        sgsc_widen(row, row_step, x + first * channels, taps * depth, zero);
-        return;
-    }
-    for (int32_t t = 0; t < taps; ++t) {
-        const int32_t pixel = first + t * step;
-        if (pixel < 0 || pixel >= width) {
-            sgsc_zero(row, row_step, depth);
-        } else {
-            sgsc_widen(row, row_step, x + pixel * channels, depth, zero);
-        }
-        row += depth / 2 * row_step;
-    }
-}
-
-static inline void sgsc_fill(int8_t *to, int32_t n, int32_t value)
-{
-    memset(to, value, (size_t)n);
-}
-
-/* The same as they are, one after another. */
-SGSC_KERNEL void sgsc_copy_taps(int8_t *to, const int8_t *x, int32_t first, int32_t taps, int32_t step, int32_t width,
-                                int32_t channels, int32_t depth, int32_t zero)
-{
-    for (int32_t t = 0; t < taps; ++t) {
-        const int32_t pixel = first + t * step;
-        for (int32_t i = 0; i < depth; ++i) {
-            *to++ = pixel < 0 || pixel >= width ? (int8_t)zero : x[pixel * channels + i];
-        }
-    }
-}
-
 /* acc + value * 2^shift and acc - value * 2^shift */
 static inline int32_t sgsc_add_shifted(int32_t acc, int32_t value, int32_t shift)
 {
@@ -184,6 +110,7 @@ SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, 
     return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
 
+#include "sgsc_rows.h"
 #include "sgsc_dot.h"
 #include "sgsc_weighted.h"
 

@@ -46,18 +46,18 @@ class Weighted(Operator):
         """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
         return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
 
-    @property
-    def copies_taps(self) -> bool:
-        """Whether a row's activations are copied together before they are widened, four by four."""
-        return False
-
     def rows_at_once(self, output: Sequence[int]) -> int:
         """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
         return 4 if math.prod(output[:-1]) > 2 else 1
 
+    def gathered_bytes(self, rows: int) -> int:
+        """What gathering ``rows`` rows needs besides them."""
+        return 0
+
     def scratch_bytes(self, output: Sequence[int]) -> int:
-        """Rows, and room to copy one together."""
-        return self.rows_at_once(output) * self.row_bytes + self.copies_taps * self.taps
+        """Rows of widened activations, and what gathering them needs."""
+        rows = self.rows_at_once(output)
+        return rows * self.row_bytes + self.gathered_bytes(rows)
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -127,9 +127,18 @@ class Conv2D(Weighted):
         return all(step == 1 for step in steps) and not any(self.padding)
 
     @property
+    def run(self) -> int:
+        """Activations of a group under one row of a kernel."""
+        return math.prod(self.weights.shape[2:])
+
+    @property
     def copies_taps(self) -> bool:
-        """See :class:`Weighted`."""
-        return math.prod(self.weights.shape[1:3]) > 1 and self.weights.shape[3] % 4 != 0
+        """Whether a row's activations are copied together before they are widened, four by four."""
+        return not self.is_pointwise and self.weights.shape[3] % 4 != 0
+
+    def gathered_bytes(self, rows: int) -> int:
+        """See :class:`Weighted`: a kernel row outside of the image, and rows before they are widened."""
+        return 0 if self.is_pointwise else self.run + self.copies_taps * rows * self.taps
 
     @property
     def sees_zeros(self) -> bool:
