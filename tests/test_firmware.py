@@ -16,7 +16,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware, read_image
 from sgsc_micro.targets import Target, list_targets, load_target
-from tests.dummy_library import CRASH, OVERFLOW, SPIN, DummyLibrary, write_library
+from tests.dummy_library import CRASH, OVERFLOW, SPIN, UNALIGNED, DummyLibrary, write_library
 
 TWINS = [target for target in list_targets() if target.board and target.board.emulator]
 
@@ -92,6 +92,17 @@ def test_crash_is_named_and_the_next_case_runs(built: Built) -> None:
             device.run(1, padded(CRASH, built.library))
         data = padded(b"fine", built.library)
         assert device.run(2, data).output == built.library.expected(data)
+
+
+def test_an_unaligned_load_faults_on_the_core_that_has_none(built: Built) -> None:
+    """So that what an M0 cannot do does not pass on its twin."""
+    data = padded(UNALIGNED, built.library)
+    with connect(built.target, built.image) as device:
+        if built.target.name == "qemu-m0":
+            with pytest.raises(LinkError, match=r"crashed \(exception 3"):
+                device.run(0, data)
+        else:
+            assert device.run(0, data).output == built.library.expected(data)
 
 
 def test_stack_overflow_is_named(built: Built) -> None:
