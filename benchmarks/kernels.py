@@ -1,6 +1,6 @@
 """The kernels on emulated Cortex-M cores: executed instructions of the MLPerf Tiny networks, beside others'.
 
-    python benchmarks/kernels.py [--nets resnet8 dscnn] [--widths 8 4] [--cores m4 m0]
+    python benchmarks/kernels.py [--nets resnet8 dscnn] [--widths 8 4] [--cores m4 m0] [--optimize speed]
 
 Each network with weights of 8, 4, 2 and mixed bits (drawn per channel from ``networks.MIXED``) on a Cortex-M4, of 8 and
 4 bits on the others: compiled, run on inputs, the first one twice, which must count the same. Every output byte is
@@ -42,6 +42,7 @@ from benchmarks.plain import write_plain_library
 from sgsc_micro import reference
 from sgsc_micro.codegen import write_library
 from sgsc_micro.codegen.layout import to_real, to_stored
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import write_json, write_text
 from sgsc_micro.firmware import build_firmware
 from sgsc_micro.importers import from_tflite
@@ -80,7 +81,13 @@ CORES = {
 
 
 def measure(
-    core: str, name: str, network: Network, bits: str, others: list[Figure], folder: Path
+    core: str,
+    name: str,
+    network: Network,
+    bits: str,
+    others: list[Figure],
+    folder: Path,
+    optimize: Optimize = Optimize.BALANCED,
 ) -> list[dict[str, Any]]:
     """Rows of one network at one width on one core: its layers, then the total; ``others``: see :func:`others_of`."""
     target = load_target(CORES[core].target)
@@ -89,7 +96,7 @@ def measure(
     module, as_it_came = from_tflite(path), bits == "8" and not network.random
     if not as_it_came:
         module = requantised(module, WIDTHS[bits])
-    manifest = write_library(optimise(module, target.board), folder / "library", name)
+    manifest = write_library(optimise(module, target.board), folder / "library", name, optimize)
     counter = Counter(target, build_firmware(target, folder / "library", folder / "firmware"), folder / "library")
 
     images = network.inputs(INPUTS)
@@ -155,7 +162,9 @@ def _figures(core: str, macs: int, count: Count, peer: Peer | None) -> dict[str,
     }
 
 
-def measured(cores: list[str], nets: list[str], widths: list[str] | None) -> Iterator[dict[str, Any]]:
+def measured(
+    cores: list[str], nets: list[str], widths: list[str] | None, optimize: Optimize
+) -> Iterator[dict[str, Any]]:
     """Every network on every core at ``widths``, or at the core's own, one after another."""
     for core in cores:
         for name in nets:
@@ -164,7 +173,7 @@ def measured(cores: list[str], nets: list[str], widths: list[str] | None) -> Ite
             for bits in widths or CORES[core].widths:
                 print(f"{name} on {core}, {bits} bits ...", file=sys.stderr)
                 with tempfile.TemporaryDirectory(prefix="sgsc-bench-") as folder:
-                    yield from measure(core, name, NETWORKS[name], bits, others, Path(folder))
+                    yield from measure(core, name, NETWORKS[name], bits, others, Path(folder), optimize)
 
 
 def main() -> None:
@@ -173,10 +182,12 @@ def main() -> None:
     parser.add_argument("--cores", nargs="+", choices=CORES, default=list(CORES))
     parser.add_argument("--nets", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--widths", nargs="+", choices=WIDTHS)
+    parser.add_argument("--optimize", type=Optimize, choices=list(Optimize), default=Optimize.BALANCED)
     options = parser.parse_args()
-    rows = list(measured(options.cores, options.nets, options.widths))
+    rows = list(measured(options.cores, options.nets, options.widths, options.optimize))
     labels = {name: network.label for name, network in NETWORKS.items()}
-    if (options.cores, options.nets, options.widths) == (list(CORES), list(NETWORKS), None):
+    everything = list(CORES), list(NETWORKS), None, Optimize.BALANCED
+    if (options.cores, options.nets, options.widths, options.optimize) == everything:
         write_json(RESULTS / "kernels.json", rows)
         write_text(RESULTS / "kernels.svg", picture([row for row in rows if row["core"] == CORES[MAIN].name], labels))
     totals = [row for row in rows if row["layer"] == "total"]

@@ -170,10 +170,10 @@ def works_of(layer: dict[str, Any]) -> list[str]:
     return works + (["add"] if layer["kind"] == "Residual" else [])
 
 
-def peer_code_bytes(network: str, bits: str) -> int | None:
-    """Of CMSIS-NN's kernels at -Ofast; None for a width that it has not."""
+def peer_code_bytes(network: str, bits: str, optimisation: str = "-Ofast") -> int | None:
+    """Of CMSIS-NN's kernels at -Ofast or -Os; None for a width that it has not."""
     found = [row for row in _rows("cmsisnn_m4_code.csv") if (row["net"], row["bits"]) == (network, bits)]
-    return next((int(row["code_bytes"]) for row in found if row["optimisation"] == "-Ofast"), None)
+    return next((int(row["code_bytes"]) for row in found if row["optimisation"] == optimisation), None)
 
 
 def _sum(peers: list[Peer]) -> Peer:

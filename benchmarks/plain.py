@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import tvm
 
+from sgsc_micro.codegen.library import CMAKE_CONFIG
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import write_text
 from sgsc_micro.fixed_point import exp_table
@@ -36,13 +37,13 @@ extern int8_t model_arena[MODEL_ARENA_BYTES];
 void model_run(const int8_t *input, int8_t *output);
 #endif
 """
-# From the firmware's own options to what -O3 alone would be: it schedules Thumb-2 before register allocation.
+_PACKAGE = """
+add_library(sgsc_model STATIC ${CMAKE_CURRENT_LIST_DIR}/model.c ${CMAKE_CURRENT_LIST_DIR}/weights.c)
+target_compile_options(sgsc_model PRIVATE -O3)
+target_include_directories(sgsc_model PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+add_library(sgsc::model ALIAS sgsc_model)
+"""
 _MODEL_C = """
-#ifdef __thumb2__
-#pragma GCC optimize("O3,schedule-insns")
-#else
-#pragma GCC optimize("O3")
-#endif
 #include "model.h"
 #include "plain.h"
 {declarations}
@@ -93,6 +94,7 @@ def write_plain_library(module: tvm.IRModule, folder: Path) -> list[dict[str, An
     write_text(folder / "model.c", text)
     definitions = [f"extern const {name};\nconst {name} = {{{values}}};\n" for name, values in constants.items()]
     write_text(folder / "weights.c", "\n".join(["#include <stdint.h>", *definitions]))
+    write_text(folder / CMAKE_CONFIG, _PACKAGE)
     write_text(folder / LOOPS.name, LOOPS.read_text(encoding="utf-8"))
     return [_described(graph, node) for node in nodes]
 

@@ -17,6 +17,12 @@ FIELD_BITS = (8, 5, 4, 3, 2, 1)
 
 MAX_BITS = 8
 
+LANES: dict[int, dict[int, tuple[int, ...]]] = {
+    4: {8: (8, 0), 2: (14, 0), 1: (15, 0)},
+    1: {8: (8, 0), 4: (12, 8, 4, 0), 2: (14, 0), 1: (15, 0)},
+}
+"""By rows at once and width: where in a 16-bit lane the weights of the channels begin that share it."""
+
 
 def fields_per_word(bits: int) -> int:
     """Weights in one 32-bit word of a plane of ``bits``-bit fields."""

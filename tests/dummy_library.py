@@ -72,6 +72,14 @@ void model_run(const int8_t *input, int8_t *output)
 """
 
 
+_PACKAGE = """
+add_library(sgsc_model STATIC ${CMAKE_CURRENT_LIST_DIR}/model.c ${CMAKE_CURRENT_LIST_DIR}/weights.c)
+target_compile_options(sgsc_model PRIVATE -O2)
+target_include_directories(sgsc_model PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+add_library(sgsc::model ALIAS sgsc_model)
+"""
+
+
 @dataclasses.dataclass(frozen=True)
 class DummyLibrary:
     """``output[i] = input[i] ^ constants``; all sizes in bytes."""
@@ -93,7 +101,7 @@ class DummyLibrary:
 
 
 def write_library(folder: Path, *, size: int = 40, arena: int = 777, weights: int = 1301) -> DummyLibrary:
-    """Write model.h, model.c and weights.c into ``folder``, with ``weights`` bytes of random constants."""
+    """Write the three sources and their CMake package into ``folder``, with ``weights`` bytes of random constants."""
     folder.mkdir(parents=True, exist_ok=True)
     values = random.Random(weights).randbytes(weights)
     model_hash = hashlib.sha256(values).hexdigest()
@@ -101,4 +109,5 @@ def write_library(folder: Path, *, size: int = 40, arena: int = 777, weights: in
     numbers = ",".join(str(value - 256 if value > 127 else value) for value in values)
     (folder / "weights.c").write_text(_WEIGHTS.format(weights=weights, values=numbers))
     (folder / "model.c").write_text(_MODEL.format(weights=weights))
+    (folder / "sgsc_model-config.cmake").write_text(_PACKAGE)
     return DummyLibrary(folder, size, arena, values, model_hash)

@@ -11,25 +11,25 @@ from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, l
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Computation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.kernels.pack import Run, dots, pack
+from sgsc_micro.kernels.pack import Layout, Run, dots, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.storage import MAX_BITS
 
 Shape = tuple[int, ...]
-TOGETHER = 4
-"""Dot products of one micro-kernel: of so many rows with a channel, or of one row with so many channels."""
 
 
-def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
     """The kernel of a convolution, transposed or not, or of a dense layer; with a residual add at its end or without.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
     constants = Constants(name)
-    scratch, number = operator.scratch_bytes(output), 0
+    scratch, number = layer.scratch_bytes(output), 0
     add: Computation | None = None
-    if isinstance(operator, Residual):
-        operator, add, number = operator.weighted, adding(operator.add, constants), operator.number
+    if isinstance(layer, Residual):
+        operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
+    else:
+        operator = layer
     rows, width = operator.rows_at_once(output), output[-2]
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
@@ -38,27 +38,27 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
-    together = 1 if rows > 1 else TOGETHER
-    words, groups = pack(operator.weights, operator.widths, operator.groups, together)
+    layout = Layout(rows, operator.input.reach)
+    words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
-        built.dots = dots(groups, operator.taps, together)
-        layer = _Layer(built, operator, image, width, rows, stream, epilogue)
-        layer.begin()
+        built.dots = dots(operator.weights, operator.widths, operator.groups, layout)
+        body = _Body(built, operator, image, width, rows, stream, epilogue)
+        body.begin()
         with loop("block", -(-pixels // rows)) as block:
             first = block * rows
             count = T.min(pixels - first, rows) if pixels % rows else rows
             for alike in groups:
                 with loop("g", alike.count) as g:
                     channel = (alike.first + g) * len(alike.widths)
-                    place = built.output[first, channel] if add is None else built.row[layer.values_at + channel]
-                    layer.gather(first, pixels, count, alike, alike.first + g)
-                    layer.compute(place, count, alike, g)
+                    place = built.output[first, channel] if add is None else built.row[body.values_at + channel]
+                    body.gather(first, pixels, count, alike, alike.first + g)
+                    body.compute(place, count, alike, g)
             if add is not None:
                 with loops(pixel=count, channel=channels) as (pixel, channel):
-                    value = bind("value", built.row[layer.values_at + pixel * channels + channel])
+                    value = bind("value", built.row[body.values_at + pixel * channels + channel])
                     operands = [value, built.input(1)[first + pixel, channel]]
                     result = add(built, *(operands if number == 0 else reversed(operands)))
                     T.buffer_store(built.output, result, [first + pixel, channel])
@@ -66,7 +66,7 @@ def weighted(name: str, operator: Weighted | Residual, inputs: list[Shape], outp
 
 
 @dataclass(frozen=True)
-class _Layer:
+class _Body:
     """What happens at a block of output pixels: a group's activations are gathered, then its channels computed.
 
     Scratch holds the rows, what a kernel row outside of the image reads, rows before they are widened, results.
@@ -125,6 +125,7 @@ class _Layer:
         arguments = [
             T.address_of(built.row[0]),
             -(-operator.taps // 2) if offset_binary else 0,
+            operator.input.zero_point,
             built.address(self.stream, alike.offset + g * alike.words),
             channels,
             *self.epilogue.arguments(built, (alike.first + g) * channels),

@@ -7,6 +7,11 @@
 #include <stdint.h>
 #include <string.h>
 
+/* Code size against speed: 0 size, 1 balanced, 2 speed. model.c says which. */
+#ifndef SGSC_OPTIMIZE
+#define SGSC_OPTIMIZE 1
+#endif
+
 #if defined(__ARM_ARCH)
 #include <arm_acle.h>
 #endif
@@ -18,6 +23,7 @@
 
 #define SGSC_KERNEL static __attribute__((noinline, unused))
 #define SGSC_UNROLL _Pragma("GCC unroll 16")
+#define SGSC_ROLLED _Pragma("GCC unroll 1") /* code would grow, for work that is done once */
 
 static inline uint32_t sgsc_load_pair(const int8_t *row)
 {
@@ -160,7 +166,7 @@ static inline int32_t sgsc_reciprocal(int32_t x)
 {
     const int32_t half = (int32_t)(((int64_t)x + INT32_MAX + 1) / 2);
     int32_t y = 1515870810 + sgsc_scale_twice(half, -1010580540, 0); /* 48/17 - 32/17 * half */
-    for (int32_t i = 0; i < 3; ++i) {
+    SGSC_ROLLED for (int32_t i = 0; i < 3; ++i) {
         const int32_t error = (1 << 29) - sgsc_scale_twice(half, y, 0);
         y += sgsc_scale_twice(y, error, 0) * 4;
     }
@@ -172,11 +178,11 @@ static inline int32_t sgsc_reciprocal(int32_t x)
 SGSC_KERNEL void sgsc_softmax(int8_t *y, const int8_t *x, int32_t n, const int32_t *table, int32_t entries)
 {
     int32_t largest = INT8_MIN;
-    for (int32_t i = 0; i < n; ++i) {
+    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
         largest = x[i] > largest ? x[i] : largest;
     }
     uint32_t sum = 0; /* 19 fraction bits */
-    for (int32_t i = 0; i < n; ++i) {
+    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
         const int32_t difference = largest - x[i];
         if (difference < entries) {
             sum += ((uint32_t)table[difference] + (1u << 11)) >> 12;
@@ -188,7 +194,7 @@ SGSC_KERNEL void sgsc_softmax(int8_t *y, const int8_t *x, int32_t n, const int32
         ++headroom;
     }
     const int32_t reciprocal = sgsc_reciprocal((int32_t)(sum - (1u << 31)));
-    for (int32_t i = 0; i < n; ++i) {
+    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
         const int32_t difference = largest - x[i];
         int32_t q = 0;
         if (difference < entries) {
