@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from benchmarks.kernels import RESULTS, WIDTHS, measured
+from benchmarks.kernels import MAIN, RESULTS, WIDTHS, measured
 from benchmarks.networks import NETWORKS, peer_code_bytes
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import write_json
@@ -46,7 +46,7 @@ def main() -> None:
     rows = [
         {key: row[key] for key in KEYS} | {"optimize": choice}
         for choice in Optimize
-        for row in measured(options.nets, options.widths, choice)
+        for row in measured([MAIN], options.nets, options.widths, choice)
         if row["layer"] == "total"
     ]
     if (options.nets, options.widths) == (list(NETWORKS), list(WIDTHS)):

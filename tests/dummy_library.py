@@ -13,7 +13,9 @@ from pathlib import Path
 CRASH = b"CRSH"
 OVERFLOW = b"DEEP"
 SPIN = b"SPIN"
-"""Inputs that start so make the network crash, overflow the stack, or loop as often as the next four bytes say."""
+UNALIGNED = b"ODDW"
+"""Inputs that start so make the network crash, overflow the stack, loop as often as the next four bytes say, or load a
+word from an odd address."""
 
 _HEADER = """
 #ifndef MODEL_H
@@ -54,10 +56,14 @@ void model_run(const int8_t *input, int8_t *output)
         __asm volatile("udf #0");
     if (memcmp(input, "DEEP", 4) == 0)
         output[0] = (int8_t)overflow(100);
+    if (memcmp(input, "ODDW", 4) == 0) {{
+        const int8_t *address = (const int8_t *)((uintptr_t)model_arena | 1u);
+        __asm volatile("ldr %0, [%0]" : "+l"(address) : : "memory");
+    }}
     if (memcmp(input, "SPIN", 4) == 0) {{
         uint32_t times;
         memcpy(&times, input + 4, 4);
-        __asm volatile("1: subs %0, #1\\n bne 1b" : "+r"(times) : : "cc");
+        __asm volatile(".syntax unified\\n 1: subs %0, #1\\n bne 1b" : "+l"(times) : : "cc");
     }}
     for (int i = 0; i < MODEL_OUTPUT_BYTES; ++i)
         output[i] = (int8_t)(input[i] ^ model_constants.bytes[i] ^ model_constants.halves[i % 3] ^

@@ -194,9 +194,20 @@ def pack_channel(weights: np.ndarray, bits: int, order: np.ndarray) -> Iterator[
     offset = 0 if bits == storage.MAX_BITS else 1 << bits >> 1
     stored = weights.ravel()[order].astype(np.int64) + offset
     for plane in planes(bits, taps):
-        per_lane = 16 // plane.bits
-        fields = np.zeros(plane.words * 2 * per_lane, np.int64)
-        fields[:taps] = (stored >> plane.shift) & ((1 << plane.bits) - 1)
-        lanes = fields.reshape(plane.words, per_lane, 2)  # [word, field, lane]
-        shifts = plane.bits * np.arange(per_lane)[:, None] + np.array([0, 16])
-        yield (lanes << shifts).sum(axis=(1, 2)).astype(np.uint32)
+        words, fields = storage.field_group(plane.bits)
+        values = np.zeros(plane.words // words * fields, np.int64)
+        values[:taps] = (stored >> plane.shift) & ((1 << plane.bits) - 1)
+        low, high = np.moveaxis(values.reshape(-1, fields // 2, 2), 2, 0)  # [group, field]
+        pairs = low | high << 16
+        yield (_six(pairs) if plane.bits == 6 else _side_by_side(pairs, plane.bits)).astype(np.uint32).ravel()
+
+
+def _side_by_side(pairs: np.ndarray, bits: int) -> np.ndarray:
+    return (pairs << bits * np.arange(pairs.shape[1])).sum(axis=1)
+
+
+def _six(pairs: np.ndarray) -> np.ndarray:
+    """Eight pairs of fields of 6 bits in three words; the fifth and the last lie across them."""
+    low, high = pairs & 0x000F000F, pairs >> 4 & 0x00030003
+    left_over = np.stack([low[:, 4], high[:, 4] | high[:, 7] << 2, low[:, 7]], axis=1)
+    return pairs[:, [0, 2, 5]] | pairs[:, [1, 3, 6]] << 6 | left_over << 12

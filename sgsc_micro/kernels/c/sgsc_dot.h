@@ -3,7 +3,8 @@
  *
  * A row is int16 activations minus their zero point in lane order: of each four neighbours (0, 2) and (1, 3), the last one
  * to three as they come; two make a pair. Four rows lie pair by pair side by side: one LDM loads a pair of each.
- * A word holds 16 / b fields of b bits in each 16-bit lane; field j of both lanes meets the j-th pair. Four channels' words
+ * A word holds 16 / b fields of b bits in each 16-bit lane (of 6 bits three words hold eight); field j of both lanes meets
+ * the j-th pair. Four channels' words
  * take turns. Fields of 8 bits are signed; narrower ones are offset binary, and the sum of a row's activations takes the
  * offset back. All sums wrap modulo 2^32: the compiler has proved that the end result fits.
  *
@@ -26,10 +27,21 @@ struct sgsc_block {
 /* Adds the dot products with the words from `words` to `end`, at least one of each channel. */
 typedef void sgsc_dot(struct sgsc_block *block, const int8_t *row, const uint32_t *words, const uint32_t *end);
 
-/* A pair of fields of a word: signed for 8 bits, else unsigned. */
-static inline uint32_t sgsc_fields(uint32_t word, int32_t bits, int32_t shift)
+/* Field pair `at` of a channel's next words, `stride` words from one another: signed for 8 bits, else unsigned. Of 6 bits two
+ * fit a lane of each of three words; the four bits left over in these make two more, behind the second and the third. */
+static inline uint32_t sgsc_fields(const uint32_t *words, int32_t stride, int32_t bits, int32_t at)
 {
-    const uint32_t fields = (word >> shift) & (((1u << bits) - 1u) * 0x00010001u);
+    if (bits == 6) {
+        const uint32_t word = words[at < 2 ? 0 : at < 5 ? stride : 2 * stride], middle = words[stride];
+        if (at == 4) {
+            return (words[0] >> 12 & 0x000F000Fu) | (middle >> 8 & 0x00300030u);
+        }
+        if (at == 7) {
+            return (word >> 12 & 0x000F000Fu) | (middle >> 10 & 0x00300030u);
+        }
+        return word >> (at == 1 || at == 3 || at == 6 ? 6 : 0) & 0x003F003Fu;
+    }
+    const uint32_t fields = (words[0] >> bits * at) & (((1u << bits) - 1u) * 0x00010001u);
     if (bits != 8) {
         return fields;
     }
@@ -45,15 +57,16 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
                                                                const uint32_t *words, const uint32_t *end, int32_t bits,
                                                                int32_t rows, int32_t channels)
 {
+    const int32_t pairs = bits == 6 ? 8 : 16 / bits, step = (bits == 6 ? 3 : 1) * channels;
     uint32_t sums[4];
     SGSC_UNROLL for (int32_t i = 0; i < rows * channels; ++i) {
         sums[i] = (uint32_t)block->sums[i] - (bits == 8 ? 0u : (uint32_t)block->totals[i] << (bits - 1));
     }
-    for (; words != end; words += channels) {
-        SGSC_UNROLL for (int32_t shift = 0; shift + bits <= 16; shift += bits) {
+    for (; words != end; words += step) {
+        SGSC_UNROLL for (int32_t at = 0; at < pairs; ++at) {
             SGSC_UNROLL for (int32_t i = 0; i < rows * channels; ++i) {
                 const uint32_t pair = sgsc_load_pair(row + 4 * (i / channels));
-                sums[i] = sgsc_smlad(sgsc_fields(words[i % channels], bits, shift), pair, sums[i]);
+                sums[i] = sgsc_smlad(sgsc_fields(words + i % channels, channels, bits, at), pair, sums[i]);
             }
             row += 4 * rows;
         }
@@ -139,6 +152,26 @@ static inline uint32_t sgsc_middle(int32_t zero)
                 " stm r0, {r4-r7}\n pop {r4-r11, pc}\n"                                                                \
                 ".purgem fields\n .purgem step_4x1\n .purgem step_1x4\n");                                             \
     }
+
+/* The same of 6 bits, of which two fit into a lane: see sgsc_fields. r3 what three words leave over, the end on the stack. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot6_4x1(struct sgsc_block *block __attribute__((unused)),
+                                                                const int8_t *row __attribute__((unused)),
+                                                                const uint32_t *words __attribute__((unused)),
+                                                                const uint32_t *end __attribute__((unused)))
+{
+    __asm__(".macro rows\n ldm r1!, {r8-r11}\n"
+            " smlad r4, r0, r8, r4\n smlad r5, r0, r9, r5\n smlad r6, r0, r10, r6\n smlad r7, r0, r11, r7\n .endm\n"
+            ".macro two\n ldr ip, [r2], #4\n and r0, lr, ip\n rows\n and r0, lr, ip, lsr #6\n rows\n .endm\n"
+            " push {r0, r3-r11, lr}\n ldm r0, {r4-r7}\n mov lr, #0x003F003F\n"
+            "1:\n two\n lsr r3, ip, #12\n and r3, r3, #0x000F000F\n"
+            " two\n lsr r0, ip, #8\n and r0, r0, #0x00300030\n orr r0, r0, r3\n rows\n"
+            " lsr r3, ip, #10\n and r3, r3, #0x00300030\n"
+            " two\n lsr r0, ip, #12\n and r0, r0, #0x000F000F\n orr r0, r0, r3\n rows\n"
+            " ldr r3, [sp, #4]\n cmp r2, r3\n bne 1b\n"
+            " pop {r0, r3}\n ldr lr, [r0, #32]\n ldm lr, {r8-r11}\n"
+            " sub r4, r4, r8, lsl #5\n sub r5, r5, r9, lsl #5\n sub r6, r6, r10, lsl #5\n sub r7, r7, r11, lsl #5\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem two\n .purgem rows\n");
+}
 
 /* r0 and lr a pair of two rows each, r1 rows, r2 words, r3 the second channel's fields, r4-r7 sums of both channels,
  * r8-r11 of the second, ip a word. Four steps a turn; what is left of four comes first. */
@@ -358,6 +391,7 @@ static inline void sgsc_add_lanes(uint32_t *sums, const int8_t *row, const uint3
         }                                                                                                              \
     }
 SGSC_DOT_SHARED(8)
+SGSC_DOT_ANY(6, 4, 1)
 
 SGSC_KERNEL void sgsc_dot4_1x4s(struct sgsc_block *block, const int8_t *row, const uint32_t *words, const uint32_t *end)
 {
@@ -393,6 +427,8 @@ SGSC_DOTS(3)
 SGSC_DOTS(4)
 SGSC_DOTS(5)
 SGSC_DOTS(8)
+SGSC_DOT_ANY(6, 1, 4)
+SGSC_DOT_ANY(6, 1, 1)
 SGSC_DOT_PAIR(1)
 SGSC_DOT_PAIR(2)
 SGSC_DOT_SHARED(1)

@@ -21,7 +21,7 @@ struct sgsc_end {
 #define SGSC_HAS(BITS, SHAPE) (SGSC_FIELDS_##SHAPE >> BITS & 1 ? sgsc_dot##BITS##_##SHAPE : 0)
 #define SGSC_TABLE(SHAPE)                                                                                    \
     static sgsc_dot *const sgsc_dots_##SHAPE[] __attribute__((unused)) = {                                   \
-        0, SGSC_HAS(1, SHAPE), SGSC_HAS(2, SHAPE), SGSC_HAS(3, SHAPE), SGSC_HAS(4, SHAPE), SGSC_HAS(5, SHAPE), 0, 0, \
+        0, SGSC_HAS(1, SHAPE), SGSC_HAS(2, SHAPE), SGSC_HAS(3, SHAPE), SGSC_HAS(4, SHAPE), SGSC_HAS(5, SHAPE), SGSC_HAS(6, SHAPE), 0, \
         SGSC_HAS(8, SHAPE)}
 SGSC_TABLE(4x1);
 SGSC_TABLE(1x4);
