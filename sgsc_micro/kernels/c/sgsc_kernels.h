@@ -184,8 +184,6 @@ SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, 
     return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
 
-#include "sgsc_dot.h"
-#include "sgsc_weighted.h"
 
 /* value / count, half away from zero; count > 0 */
 static inline int32_t sgsc_divide(int32_t value, int32_t count)
@@ -193,40 +191,42 @@ static inline int32_t sgsc_divide(int32_t value, int32_t count)
     return (value > 0 ? value + count / 2 : value - count / 2) / count;
 }
 
-/* The sum of one channel over a window of an image; strides in bytes. */
-SGSC_KERNEL int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
+/* How an accumulator becomes int8: in one rounding; in TFLite's two; in those with nothing left to shift; and in those with a
+ * larger shift or accumulator. Doubled for the two in the middle. */
+#define SGSC_SINGLE 0
+#define SGSC_TFLITE 1
+#define SGSC_TFLITE_HIGH 2
+#define SGSC_TFLITE_LONG 3
+#define SGSC_DOUBLES(FORM) ((FORM) == SGSC_TFLITE || (FORM) == SGSC_TFLITE_HIGH)
+
+/* What is added before the shift, in 0..22: the zero point and, where there is a shift, half. */
+static inline int32_t sgsc_short_offset(int32_t zero, int32_t shift)
 {
-    int32_t sum = 0;
-    for (int32_t i = 0; i < rows; ++i) {
-        for (int32_t j = 0; j < columns; ++j) {
-            sum += x[i * row_stride + j * column_stride];
-        }
-    }
-    return sum;
+    return (int32_t)(((uint32_t)zero << shift) + ((1u << shift) >> 1));
 }
 
-/* The largest value of one channel over a window of an image; strides in bytes. */
-SGSC_KERNEL int8_t sgsc_window_max(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
+/* The first three; `form` and `clamps` are literals, the latter for an output that does not end where int8 does. */
+static inline __attribute__((always_inline)) int8_t sgsc_requantise_short(int32_t acc, int32_t m, int32_t shift,
+                                                                          int32_t offset, int32_t low, int32_t high,
+                                                                          int32_t form, int32_t clamps)
 {
-    int8_t largest = INT8_MIN;
-    for (int32_t i = 0; i < rows; ++i) {
-        for (int32_t j = 0; j < columns; ++j) {
-            const int8_t value = x[i * row_stride + j * column_stride];
-            largest = value > largest ? value : largest;
-        }
+    int32_t product;
+    if (form == SGSC_SINGLE) {
+        product = (int32_t)(((int64_t)acc * m) >> 32);
+    } else {
+        product = sgsc_multiply_high_rounded(acc, m);
     }
-    return largest;
+    if (form == SGSC_TFLITE) { /* half away from zero is half up of one less below zero */
+        product += product >> 31;
+    }
+    const int32_t q = (product + offset) >> shift;
+    return clamps ? sgsc_clamp(q, low, high) : (int8_t)sgsc_saturate(q);
 }
 
-/* The sum of (a[i] - a_zero) * (b[i * stride] - b_zero). */
-SGSC_KERNEL int32_t sgsc_dot_strided(const int8_t *a, const int8_t *b, int32_t n, int32_t stride, int32_t a_zero, int32_t b_zero)
-{
-    int32_t sum = 0;
-    for (int32_t i = 0; i < n; ++i) {
-        sum += (a[i] - a_zero) * (b[i * stride] - b_zero);
-    }
-    return sum;
-}
+#include "sgsc_dot.h"
+#include "sgsc_weighted.h"
+#include "sgsc_elementwise.h"
+#include "sgsc_pool.h"
 
 /* 1 / (1 + x) for x in [0, 1), both with 31 fraction bits: Newton's method on words with 29. */
 static inline int32_t sgsc_reciprocal(int32_t x)

@@ -94,20 +94,10 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
         }
         return;
     }
-    const int32_t offset = (int32_t)(((uint32_t)end->zero << shift) + (1u << (shift - 1)));
+    const int32_t offset = sgsc_short_offset(end->zero, shift), form = twice ? SGSC_TFLITE : SGSC_SINGLE;
     SGSC_UNROLL for (int32_t i = 0; i < count; ++i) {
-        int32_t high;
-        if (twice) { /* half away from zero is half up of one less below zero */
-            high = sgsc_multiply_high_rounded(sgsc_add_shifted(0, sums[i], 1), m);
-            high += high >> 31;
-        } else {
-            high = (int32_t)(((int64_t)sums[i] * m) >> 32);
-        }
-        int32_t q = sgsc_saturate((high + offset) >> shift);
-        if (clamps) {
-            q = sgsc_clamp(q, end->low, end->high);
-        }
-        out[distances[i]] = (int8_t)q;
+        const int32_t acc = twice ? sgsc_add_shifted(0, sums[i], 1) : sums[i];
+        out[distances[i]] = sgsc_requantise_short(acc, m, shift, offset, end->low, end->high, form, clamps);
     }
 }
 

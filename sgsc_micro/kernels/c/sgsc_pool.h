@@ -1,0 +1,166 @@
+/* Sums and maxima over a window of an image, of neighbouring channels; products of activations. */
+#ifndef SGSC_POOL_H
+#define SGSC_POOL_H
+
+/* Strides in bytes. */
+struct sgsc_window {
+    int32_t rows, columns, row_stride, column_stride;
+};
+
+/* Adds four neighbouring channels of `n` pixels to their sums. */
+static inline __attribute__((always_inline)) void sgsc_add_pixels(int32_t *sums, const int8_t *x, int32_t n,
+                                                                  int32_t stride)
+{
+#if SGSC_DSP
+    for (; n > 0; n -= 256) { /* as many as 16 bits hold */
+        const int8_t *const end = x + (n < 256 ? n : 256) * stride;
+        uint32_t even = 0, odd = 0;
+        for (; x != end; x += stride) {
+            uint32_t four;
+            memcpy(&four, x, sizeof four);
+            even = (uint32_t)__sxtab16((int16x2_t)even, (int8x4_t)four);
+            __asm__("sxtab16 %0, %0, %1, ror #8" : "+r"(odd) : "r"(four));
+        }
+        sums[0] += (int16_t)(uint16_t)even;
+        sums[1] += (int16_t)(uint16_t)odd;
+        sums[2] += (int32_t)even >> 16;
+        sums[3] += (int32_t)odd >> 16;
+    }
+#else
+    for (int32_t i = 0; i < n; ++i, x += stride) {
+        SGSC_UNROLL for (int32_t k = 0; k < 4; ++k) {
+            sums[k] += x[k];
+        }
+    }
+#endif
+}
+
+/* The sums of `channels` neighbouring channels, four at most. */
+SGSC_KERNEL void sgsc_window_sums(int32_t *sums, const int8_t *x, const struct sgsc_window *window, int32_t channels)
+{
+    const int32_t rows = window->rows, columns = window->columns, stride = window->column_stride;
+    int32_t totals[4] = {0};
+    if (channels == 4) {
+        for (int32_t i = 0; i < rows; ++i) {
+            sgsc_add_pixels(totals, x + i * window->row_stride, columns, stride);
+        }
+    } else {
+        for (int32_t k = 0; k < channels; ++k) {
+            int32_t total = 0;
+            for (int32_t i = 0; i < rows; ++i) {
+                const int8_t *const row = x + i * window->row_stride + k;
+                for (int32_t j = 0; j < columns; ++j) {
+                    total += row[j * stride];
+                }
+            }
+            totals[k] = total;
+        }
+    }
+    memcpy(sums, totals, sizeof totals);
+}
+
+/* The mean of each channel: its sum, plus `start`, rescaled. */
+#define SGSC_AVERAGE(NAME, _, FORM, CLAMPS)                                                                           \
+    SGSC_KERNEL void NAME(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,            \
+                          int32_t column_stride, int32_t channels, int32_t start, int32_t left, int32_t m,            \
+                          int32_t right, int32_t zero, int32_t low, int32_t high)                                     \
+    {                                                                                                                 \
+        const struct sgsc_scale scale = {left, m, right, zero, low, high};                                            \
+        const struct sgsc_window window = {rows, columns, row_stride, column_stride};                                 \
+        const int32_t offset = sgsc_short_offset(zero, right);                                                        \
+        for (int32_t c = 0; c < channels; c += 4) {                                                                   \
+            int32_t sums[4];                                                                                          \
+            const int32_t some = channels - c < 4 ? channels - c : 4;                                                 \
+            sgsc_window_sums(sums, x + c, &window, some);                                                             \
+            for (int32_t k = 0; k < some; ++k) {                                                                      \
+                const int32_t acc = sgsc_add_shifted(0, start + sums[k], SGSC_DOUBLES(FORM));                         \
+                out[c + k] = sgsc_rescale(acc, offset, &scale, FORM, CLAMPS);                                         \
+            }                                                                                                         \
+        }                                                                                                             \
+    }
+SGSC_FORMS(SGSC_AVERAGE, sgsc_average, )
+#undef SGSC_AVERAGE
+
+/* The mean of each channel at its own scale. */
+SGSC_KERNEL void sgsc_average_divided(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
+                                      int32_t column_stride, int32_t channels, int32_t low, int32_t high)
+{
+    const struct sgsc_window window = {rows, columns, row_stride, column_stride};
+    for (int32_t c = 0; c < channels; c += 4) {
+        int32_t sums[4];
+        const int32_t some = channels - c < 4 ? channels - c : 4;
+        sgsc_window_sums(sums, x + c, &window, some);
+        for (int32_t k = 0; k < some; ++k) {
+            out[c + k] = sgsc_clamp(sgsc_divide(sums[k], rows * columns), low, high);
+        }
+    }
+}
+
+/* The larger values, byte by byte. */
+static inline uint32_t sgsc_max4(uint32_t a, uint32_t b)
+{
+#if SGSC_DSP
+    uint32_t difference;
+    __asm__("ssub8 %1, %0, %2\n\tsel %0, %0, %2" : "+r"(a), "=&r"(difference) : "r"(b));
+    return a;
+#else
+    uint32_t larger = 0;
+    SGSC_UNROLL for (int32_t shift = 0; shift < 32; shift += 8) {
+        const int8_t x = (int8_t)(uint8_t)(a >> shift), y = (int8_t)(uint8_t)(b >> shift);
+        larger |= (uint32_t)(uint8_t)(x > y ? x : y) << shift;
+    }
+    return larger;
+#endif
+}
+
+/* The largest value of each channel. */
+SGSC_KERNEL void sgsc_max_pool(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
+                               int32_t column_stride, int32_t channels)
+{
+    int32_t c = 0;
+    for (; c + 4 <= channels; c += 4) {
+        uint32_t largest = 0x80808080u;
+        for (int32_t i = 0; i < rows; ++i) {
+            const int8_t *from = x + i * row_stride + c;
+            for (int32_t j = 0; j < columns; ++j, from += column_stride) {
+                uint32_t four;
+                memcpy(&four, from, sizeof four);
+                largest = sgsc_max4(largest, four);
+            }
+        }
+        memcpy(out + c, &largest, sizeof largest);
+    }
+    for (; c < channels; ++c) {
+        int8_t largest = INT8_MIN;
+        for (int32_t i = 0; i < rows; ++i) {
+            for (int32_t j = 0; j < columns; ++j) {
+                const int8_t value = x[i * row_stride + j * column_stride + c];
+                largest = value > largest ? value : largest;
+            }
+        }
+        out[c] = largest;
+    }
+}
+
+/* A row of a product: the sums of (a[i] - a_zero) * (b[i * columns + j] - b_zero), for each column j. */
+#define SGSC_MATMUL(NAME, _, FORM, CLAMPS)                                                                            \
+    SGSC_KERNEL void NAME(int8_t *out, const int8_t *a, const int8_t *b, int32_t depth, int32_t columns,              \
+                          int32_t a_zero, int32_t b_zero, int32_t left, int32_t m, int32_t right, int32_t zero,       \
+                          int32_t low, int32_t high)                                                                  \
+    {                                                                                                                 \
+        const struct sgsc_scale scale = {left, m, right, zero, low, high};                                            \
+        const int32_t offset = sgsc_short_offset(zero, right);                                                        \
+        for (int32_t j = 0; j < columns; ++j) {                                                                       \
+            int32_t sum = 0;                                                                                          \
+            for (int32_t i = 0; i < depth; ++i) {                                                                     \
+                sum += (a[i] - a_zero) * (b[i * columns + j] - b_zero);                                               \
+            }                                                                                                         \
+            out[j] = sgsc_rescale(sgsc_add_shifted(0, sum, SGSC_DOUBLES(FORM)), offset, &scale, FORM, CLAMPS);        \
+        }                                                                                                             \
+    }
+SGSC_FORMS(SGSC_MATMUL, sgsc_matmul, )
+#undef SGSC_MATMUL
+#undef SGSC_FORMS
+#undef SGSC_TFLITE_FORMS
+
+#endif
