@@ -61,6 +61,8 @@ def _windows(built: Kernel, operator: AveragePool | MaxPool, shape: Shape, outpu
     with loops(oy=height, ox=width) as (oy, ox):
         y0, rows = _clipped(oy, operator.size[0], operator.strides[0], operator.padding[0], shape[1])
         x0, columns = _clipped(ox, operator.size[1], operator.strides[1], operator.padding[1], columns_in)
+        if operator.size[1] == columns_in and not any(operator.padding):  # whole rows, one behind the other
+            rows, columns = 1, rows * columns
         places = T.address_of(built.output[0, oy, ox, 0]), T.address_of(built.input()[0, y0, x0, 0])
         yield _Window([*places, rows, columns, columns_in * channels, channels, channels], rows * columns)
 

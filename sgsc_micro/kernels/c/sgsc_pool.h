@@ -39,24 +39,23 @@ static inline __attribute__((always_inline)) void sgsc_add_pixels(int32_t *sums,
 SGSC_KERNEL void sgsc_window_sums(int32_t *sums, const int8_t *x, const struct sgsc_window *window, int32_t channels)
 {
     const int32_t rows = window->rows, columns = window->columns, stride = window->column_stride;
-    int32_t totals[4] = {0};
     if (channels == 4) {
-        for (int32_t i = 0; i < rows; ++i) {
-            sgsc_add_pixels(totals, x + i * window->row_stride, columns, stride);
+        memset(sums, 0, 4 * sizeof *sums);
+        for (int32_t i = 0; i < rows; ++i, x += window->row_stride) {
+            sgsc_add_pixels(sums, x, columns, stride);
         }
-    } else {
-        for (int32_t k = 0; k < channels; ++k) {
-            int32_t total = 0;
-            for (int32_t i = 0; i < rows; ++i) {
-                const int8_t *const row = x + i * window->row_stride + k;
-                for (int32_t j = 0; j < columns; ++j) {
-                    total += row[j * stride];
-                }
-            }
-            totals[k] = total;
-        }
+        return;
     }
-    memcpy(sums, totals, sizeof totals);
+    for (int32_t k = 0; k < channels; ++k) {
+        int32_t sum = 0;
+        for (int32_t i = 0; i < rows; ++i) {
+            const int8_t *const row = x + i * window->row_stride + k;
+            for (int32_t j = 0; j < columns; ++j) {
+                sum += row[j * stride];
+            }
+        }
+        sums[k] = sum;
+    }
 }
 
 /* The mean of each channel: its sum, plus `start`, rescaled. */
