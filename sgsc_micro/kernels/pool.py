@@ -50,7 +50,7 @@ class _Window:
     """The part of a window that lies in the image."""
 
     arguments: list[Expression]
-    """Of a micro-kernel: where its channels go, where they begin, rows and columns, their strides, channels."""
+    """Of a micro-kernel: where channels go and begin, rows, columns and their strides, channels by four and alone."""
     pixels: Expression
 
 
@@ -64,7 +64,8 @@ def _windows(built: Kernel, operator: AveragePool | MaxPool, shape: Shape, outpu
         if operator.size[1] == columns_in and not any(operator.padding):  # whole rows, one behind the other
             rows, columns = 1, rows * columns
         places = T.address_of(built.output[0, oy, ox, 0]), T.address_of(built.input()[0, y0, x0, 0])
-        yield _Window([*places, rows, columns, columns_in * channels, channels, channels], rows * columns)
+        window = rows, columns, columns_in * channels, channels
+        yield _Window([*places, *window, *divmod(channels, 4)], rows * columns)
 
 
 def _clipped(index: Expression, size: int, stride: int, padding: int, extent: int) -> tuple[Expression, Expression]:

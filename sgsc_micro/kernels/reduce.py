@@ -38,7 +38,7 @@ def mean(name: str, operator: Mean, inputs: list[Shape], output: Shape) -> Kerne
         with loops(**{f"i{axis}": extent for axis, (extent, _) in enumerate(outer)}) as position:
             out = built.place("out", dot(position, strides))
             first = built.place("in0", dot(position, [stride for _, stride in outer]))
-            window = rows, columns, row_stride, column_stride, together
+            window = rows, columns, row_stride, column_stride, *divmod(together, 4)
             run(f"sgsc_average_{requantise.kind}", out, first, *window, start, *requantise.arguments(built))
     return built
 

@@ -1,11 +1,7 @@
-/* Sums and maxima over a window of an image, of neighbouring channels; products of activations. */
+/* Sums and maxima over a window of an image, of neighbouring channels; products of activations. Of the channels, `fours`
+ * times four are done together and `ones` alone: where no layer has any of the latter, the compiler sees it. */
 #ifndef SGSC_POOL_H
 #define SGSC_POOL_H
-
-/* Strides in bytes. */
-struct sgsc_window {
-    int32_t rows, columns, row_stride, column_stride;
-};
 
 /* Adds four neighbouring channels of `n` pixels to their sums. */
 static inline __attribute__((always_inline)) void sgsc_add_pixels(int32_t *sums, const int8_t *x, int32_t n,
@@ -35,46 +31,50 @@ static inline __attribute__((always_inline)) void sgsc_add_pixels(int32_t *sums,
 #endif
 }
 
-/* The sums of `channels` neighbouring channels, four at most. */
-SGSC_KERNEL void sgsc_window_sums(int32_t *sums, const int8_t *x, const struct sgsc_window *window, int32_t channels)
+/* The sums of four neighbouring channels; strides in bytes. */
+SGSC_KERNEL void sgsc_window_sums(int32_t *sums, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
+                                  int32_t column_stride)
 {
-    const int32_t rows = window->rows, columns = window->columns, stride = window->column_stride;
-    if (channels == 4) {
-        memset(sums, 0, 4 * sizeof *sums);
-        for (int32_t i = 0; i < rows; ++i, x += window->row_stride) {
-            sgsc_add_pixels(sums, x, columns, stride);
-        }
-        return;
+    memset(sums, 0, 4 * sizeof *sums);
+    for (int32_t i = 0; i < rows; ++i, x += row_stride) {
+        sgsc_add_pixels(sums, x, columns, column_stride);
     }
-    for (int32_t k = 0; k < channels; ++k) {
-        int32_t sum = 0;
-        for (int32_t i = 0; i < rows; ++i) {
-            const int8_t *const row = x + i * window->row_stride + k;
-            for (int32_t j = 0; j < columns; ++j) {
-                sum += row[j * stride];
-            }
+}
+
+/* The sum of one. */
+static inline int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
+                                      int32_t column_stride)
+{
+    int32_t sum = 0;
+    for (int32_t i = 0; i < rows; ++i, x += row_stride) {
+        for (int32_t j = 0; j < columns; ++j) {
+            sum += x[j * column_stride];
         }
-        sums[k] = sum;
     }
+    return sum;
 }
 
 /* The mean of each channel: its sum, plus `start`, rescaled. */
 #define SGSC_AVERAGE(NAME, _, FORM, CLAMPS)                                                                           \
     SGSC_KERNEL void NAME(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,            \
-                          int32_t column_stride, int32_t channels, int32_t start, int32_t left, int32_t m,            \
+                          int32_t column_stride, int32_t fours, int32_t ones, int32_t start, int32_t left, int32_t m, \
                           int32_t right, int32_t zero, int32_t low, int32_t high)                                     \
     {                                                                                                                 \
         const struct sgsc_scale scale = {left, m, right, zero, low, high};                                            \
-        const struct sgsc_window window = {rows, columns, row_stride, column_stride};                                 \
         const int32_t offset = sgsc_short_offset(zero, right);                                                        \
-        for (int32_t c = 0; c < channels; c += 4) {                                                                   \
+        for (int32_t group = 0; group < fours + ones; ++group) {                                                      \
             int32_t sums[4];                                                                                          \
-            const int32_t some = channels - c < 4 ? channels - c : 4;                                                 \
-            sgsc_window_sums(sums, x + c, &window, some);                                                             \
+            const int32_t some = group < fours ? 4 : 1;                                                               \
+            if (group < fours) {                                                                                      \
+                sgsc_window_sums(sums, x, rows, columns, row_stride, column_stride);                                  \
+            } else {                                                                                                  \
+                sums[0] = sgsc_window_sum(x, rows, columns, row_stride, column_stride);                               \
+            }                                                                                                         \
             for (int32_t k = 0; k < some; ++k) {                                                                      \
                 const int32_t acc = sgsc_add_shifted(0, start + sums[k], SGSC_DOUBLES(FORM));                         \
-                out[c + k] = sgsc_rescale(acc, offset, &scale, FORM, CLAMPS);                                         \
+                *out++ = sgsc_rescale(acc, offset, &scale, FORM, CLAMPS);                                             \
             }                                                                                                         \
+            x += some;                                                                                                \
         }                                                                                                             \
     }
 SGSC_FORMS(SGSC_AVERAGE, sgsc_average, )
@@ -82,16 +82,20 @@ SGSC_FORMS(SGSC_AVERAGE, sgsc_average, )
 
 /* The mean of each channel at its own scale. */
 SGSC_KERNEL void sgsc_average_divided(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
-                                      int32_t column_stride, int32_t channels, int32_t low, int32_t high)
+                                      int32_t column_stride, int32_t fours, int32_t ones, int32_t low, int32_t high)
 {
-    const struct sgsc_window window = {rows, columns, row_stride, column_stride};
-    for (int32_t c = 0; c < channels; c += 4) {
+    for (int32_t group = 0; group < fours + ones; ++group) {
         int32_t sums[4];
-        const int32_t some = channels - c < 4 ? channels - c : 4;
-        sgsc_window_sums(sums, x + c, &window, some);
-        for (int32_t k = 0; k < some; ++k) {
-            out[c + k] = sgsc_clamp(sgsc_divide(sums[k], rows * columns), low, high);
+        const int32_t some = group < fours ? 4 : 1;
+        if (group < fours) {
+            sgsc_window_sums(sums, x, rows, columns, row_stride, column_stride);
+        } else {
+            sums[0] = sgsc_window_sum(x, rows, columns, row_stride, column_stride);
         }
+        for (int32_t k = 0; k < some; ++k) {
+            *out++ = sgsc_clamp(sgsc_divide(sums[k], rows * columns), low, high);
+        }
+        x += some;
     }
 }
 
@@ -114,30 +118,29 @@ static inline uint32_t sgsc_max4(uint32_t a, uint32_t b)
 
 /* The largest value of each channel. */
 SGSC_KERNEL void sgsc_max_pool(int8_t *out, const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride,
-                               int32_t column_stride, int32_t channels)
+                               int32_t column_stride, int32_t fours, int32_t ones)
 {
-    int32_t c = 0;
-    for (; c + 4 <= channels; c += 4) {
+    for (; fours > 0; --fours, x += 4, out += 4) {
         uint32_t largest = 0x80808080u;
         for (int32_t i = 0; i < rows; ++i) {
-            const int8_t *from = x + i * row_stride + c;
+            const int8_t *from = x + i * row_stride;
             for (int32_t j = 0; j < columns; ++j, from += column_stride) {
                 uint32_t four;
                 memcpy(&four, from, sizeof four);
                 largest = sgsc_max4(largest, four);
             }
         }
-        memcpy(out + c, &largest, sizeof largest);
+        memcpy(out, &largest, sizeof largest);
     }
-    for (; c < channels; ++c) {
+    for (; ones > 0; --ones, ++x, ++out) {
         int8_t largest = INT8_MIN;
         for (int32_t i = 0; i < rows; ++i) {
             for (int32_t j = 0; j < columns; ++j) {
-                const int8_t value = x[i * row_stride + j * column_stride + c];
+                const int8_t value = x[i * row_stride + j * column_stride];
                 largest = value > largest ? value : largest;
             }
         }
-        out[c] = largest;
+        *out = largest;
     }
 }
 
