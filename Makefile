@@ -28,8 +28,9 @@ bench: setup ## the numbers in README (about 10 minutes)
 	$(BIN)/python benchmarks/digits.py --seeds 3
 	$(BIN)/python benchmarks/imported.py
 
-bench-kernels: setup ## instructions of the kernels on an emulated Cortex-M4, beside CMSIS-NN's (2 minutes)
+bench-kernels: setup ## instructions of the kernels on emulated Cortex-M cores, beside others' (10 minutes)
 	$(BIN)/python benchmarks/kernels.py
+	$(BIN)/python benchmarks/optimize.py
 
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .

@@ -33,7 +33,7 @@ _RUNTIME = ("bare_metal/", "runtime/")
 _INTERRUPTS = {"systick_handler"}
 _SYSTICK_PERIOD = 1 << 24
 _CALL = re.compile(r"^  (\w+)\(")
-_INSTRUCTION = re.compile(r"^ +([0-9a-f]+):\t((?:[0-9a-f]{4} ?)+) *\t(\S+)(?:\t([^@;]*))?")
+_INSTRUCTION = re.compile(r"^ *([0-9a-f]+):\t((?:[0-9a-f]{4} ?)+) *\t(\S+)(?:\t([^@;]*))?")
 _FRAME_LINE = re.compile(r":(\d+)(?: \(discriminator \d+\))?$")
 _MULTIPLE = re.compile(r"^(ldm|stm|push|pop|vldm|vstm|vpush|vpop)")
 _DOUBLE = re.compile(r"^(ldrd|strd)")
@@ -133,7 +133,8 @@ class Counter:
         handlers = [
             range(address, address + size) for address, (name, size) in self._functions.items() if name in _INTERRUPTS
         ]
-        listing = _output([f"{BINUTILS}objdump", "-d"], self._image)
+        # The largest core's instructions are every core's: left to itself, objdump does not know Helium's.
+        listing = _output([f"{BINUTILS}objdump", "-d", "-m", "armv8.1-m.main"], self._image)
         found = [match for match in map(_INSTRUCTION.match, listing.splitlines()) if match]
         instructions = {
             int(match[1], 16): match for match in found if not any(int(match[1], 16) in r for r in handlers)

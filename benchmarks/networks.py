@@ -1,10 +1,10 @@
-"""The four networks of MLPerf Tiny at any weight width, and what CMSIS-NN takes for them."""
+"""The four networks of MLPerf Tiny at any weight width, and what others take for them."""
 
 from __future__ import annotations
 
 import csv
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Network:
     inputs: Callable[[int], np.ndarray]
     """int8 [N, ...]."""
     goals: dict[str, float]
-    """Instructions over CMSIS-NN's at int8, by the width of the weights: what issue 5 asks for at most."""
+    """Instructions on a Cortex-M4 over CMSIS-NN's at int8, by the width of the weights: what issue 5 asks for."""
     random: bool = False
     """Weights by chance, which need not fill their 8 bits."""
 
@@ -118,31 +118,29 @@ def _narrowed(constants: Constants, widths: np.ndarray) -> Constants:
 
 @dataclass(frozen=True)
 class Peer:
-    """What CMSIS-NN takes; int4 is None where it has no such kernel."""
+    """What another implementation takes; None is what it has not."""
 
     insn: int
-    int4_insn: int | None
-    cycles: int
+    int4_insn: int | None = None
+    cycles: int | None = None
+
+
+Figure = tuple[str, Peer]
+"""By the work that a layer does: its MACs, or else what it is."""
 
 
 class Peers:
-    """CMSIS-NN's figures for one network's layers, each given out once, in order."""
+    """Another implementation's figures for one network's layers, each given out once, in order."""
 
-    def __init__(self, network: str) -> None:
-        rows = [row for row in _rows("cmsisnn_m4.csv") if row["net"] == network]
+    def __init__(self, layers: Iterable[Figure]) -> None:
         self._by_work: dict[str, deque[Peer]] = defaultdict(deque)
-        for row in rows:
-            int4 = int(row["s4_insn"]) if row["s4_insn"] else None
-            work = row["macs"] if row["macs"] != "0" else row["layer"].split()[0]
-            self._by_work[work].append(Peer(int(row["s8_insn"]), int4, int(row["s8_cycles"])))
-        every = [peer for peers in self._by_work.values() for peer in peers]
-        self.total = _sum(every)
+        for work, peer in layers:
+            self._by_work[work].append(peer)
+        self.total = _sum([peer for peers in self._by_work.values() for peer in peers])
 
     def take(self, layer: dict[str, Any]) -> Peer | None:
         """The counterpart of a layer of a manifest; an add that is part of a layer is counted with it."""
-        kind = {"AveragePool": "avgpool", "Softmax": "softmax", "Add": "add"}.get(layer["kind"])
-        works = [str(layer["macs"])] if "macs" in layer else [kind] if kind else []
-        works += ["add"] if layer["kind"] == "Residual" else []
+        works = works_of(layer)
         if not works or not all(self._by_work[work] for work in works):
             return None
         return _sum([self._by_work[work].popleft() for work in works])
@@ -153,16 +151,36 @@ class Peers:
         return sum(map(len, self._by_work.values()))
 
 
-def peer_code_bytes(network: str, bits: str) -> int | None:
-    """Of CMSIS-NN's kernels at -Ofast; None for a width that it has not."""
+def cmsisnn_figures(core: str, network: str) -> list[Figure]:
+    """CMSIS-NN's for a network's layers on ``core``, called as in its file's name."""
+
+    def number(text: str | None) -> int | None:
+        return int(text) if text else None
+
+    rows = [row for row in _rows(f"cmsisnn_{core}.csv") if row["net"] == network]
+    works = [row["macs"] if row["macs"] != "0" else row["layer"].split()[0] for row in rows]
+    peers = [Peer(int(r["s8_insn"]), number(r["s4_insn"]), number(r.get("s8_cycles"))) for r in rows]
+    return list(zip(works, peers, strict=True))
+
+
+def works_of(layer: dict[str, Any]) -> list[str]:
+    """What a layer of a manifest does, in the terms of :class:`Peers`; nothing where it is no code."""
+    kind = {"AveragePool": "avgpool", "Softmax": "softmax", "Add": "add"}.get(layer["kind"])
+    works = [str(layer["macs"])] if "macs" in layer else [kind] if kind else []
+    return works + (["add"] if layer["kind"] == "Residual" else [])
+
+
+def peer_code_bytes(network: str, bits: str, optimisation: str = "-Ofast") -> int | None:
+    """Of CMSIS-NN's kernels at -Ofast or -Os; None for a width that it has not."""
     found = [row for row in _rows("cmsisnn_m4_code.csv") if (row["net"], row["bits"]) == (network, bits)]
-    return next((int(row["code_bytes"]) for row in found if row["optimisation"] == "-Ofast"), None)
+    return next((int(row["code_bytes"]) for row in found if row["optimisation"] == optimisation), None)
 
 
 def _sum(peers: list[Peer]) -> Peer:
-    """Where there is no int4, int8 does."""
+    """Where there is no int4, int8 does; where there are no cycles, there is no sum of them."""
     int4 = sum(peer.insn if peer.int4_insn is None else peer.int4_insn for peer in peers)
-    return Peer(sum(peer.insn for peer in peers), int4, sum(peer.cycles for peer in peers))
+    cycles = [peer.cycles for peer in peers if peer.cycles is not None]
+    return Peer(sum(peer.insn for peer in peers), int4, sum(cycles) if len(cycles) == len(peers) else None)
 
 
 def _rows(name: str) -> list[dict[str, str]]:

@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     import tvm
 
 LIBRARY, FIRMWARE = "library", "firmware"
+LEAVES = ("compiler_flags.py", "storage.py", "ir.py", "fixed_point.py")
+"""The modules outside the rooms that decide what a library is."""
 
 
 def make_library(
@@ -25,6 +28,7 @@ def make_library(
     name: str,
     source: dict[str, Any],
     network: Callable[[], tvm.IRModule],
+    optimize: Optimize,
     selftest: np.ndarray | None = None,
     before: Callable[[], None] = lambda: None,
 ) -> bool:
@@ -38,13 +42,20 @@ def make_library(
 
     def work(partial: Path) -> None:
         before()
-        write_library(optimise(network(), board), partial, name, selftest)
+        write_library(optimise(network(), board), partial, name, optimize, selftest)
 
     board = target.board
     memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
-    code = code_hash("importers", "passes", "kernels", "codegen", "storage.py", "ir.py", "fixed_point.py")
+    code = code_hash("importers", "passes", "kernels", "codegen", *LEAVES)
     cases = selftest if selftest is None else f"{selftest.dtype} {selftest.shape} {sha256_bytes(selftest.tobytes())}"
-    inputs = {**source, "selftest": cases, "memories": memories, "code": code, "tvm": version("apache-tvm")}
+    inputs = {
+        **source,
+        "optimize": optimize,
+        "selftest": cases,
+        "memories": memories,
+        "code": code,
+        "tvm": version("apache-tvm"),
+    }
     return run_stage(folder / LIBRARY, inputs, work)
 
 

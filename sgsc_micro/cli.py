@@ -18,6 +18,7 @@ from rich.table import Table
 from sgsc_micro import __version__
 from sgsc_micro.compilation import STAGES as COMPILATION
 from sgsc_micro.compilation import Compilation
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, locked
 from sgsc_micro.pipeline import STAGES, Build
@@ -101,14 +102,21 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
 @click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
 @click.option(
+    "--optimize",
+    type=click.Choice([choice.value for choice in Optimize]),
+    default=Optimize.BALANCED.value,
+    show_default=True,
+    help="What the code favours.",
+)
+@click.option(
     "--selftest", type=click.Path(path_type=Path), help=".npy of inputs [N, ...] to embed for model_selftest()."
 )
 @_reports_errors
-def compile_(model: Path, target_name: str, folder: Path, selftest: Path | None) -> None:
+def compile_(model: Path, target_name: str, folder: Path, optimize: str, selftest: Path | None) -> None:
     """Compile a quantised MODEL (.tflite, .onnx, .pt2) to C and firmware, as it is: no compression, no certificate."""
     target = load_target(target_name)
     with Screen(console, COMPILATION) as screen, locked(folder):
-        Compilation(model, target, folder, screen.update, selftest).run()
+        Compilation(model, target, folder, screen.update, Optimize(optimize), selftest).run()
     show_compiled(console, folder)
 
 

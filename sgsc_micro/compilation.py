@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sgsc_micro.artifacts import make_firmware, make_library, write_readme
 from sgsc_micro.batch import load_inputs
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import sha256_file
 from sgsc_micro.targets import Target
 from sgsc_micro.verification import Progress
@@ -23,6 +24,8 @@ class Compilation:
     target: Target
     folder: Path
     progress: Progress
+    optimize: Optimize = Optimize.BALANCED
+    """Code size against speed."""
     selftest: Path | None = None
     """A .npy of inputs to embed as cases of ``model_selftest``."""
 
@@ -37,7 +40,9 @@ class Compilation:
         source = {"model": sha256_file(self.model)}
         cases = load_inputs(self.selftest) if self.selftest else None
         stages = {
-            "library": lambda: make_library(self.folder, self.target, self.model.stem, source, lambda: network, cases),
+            "library": lambda: make_library(
+                self.folder, self.target, self.model.stem, source, lambda: network, self.optimize, cases
+            ),
             "firmware": lambda: make_firmware(self.folder, self.target),
         }
         for name in STAGES:

@@ -194,8 +194,10 @@ class Build:
 
         compressed = record_hash(self.shared / "compress")
         network = functools.partial(read_network, self.shared / "compress")
-        names, cases = {"compress": compressed}, self._selftest()
-        made = make_library(self.folder, self.target, self.project.name, names, network, cases, self._withdraw)
+        names, optimize, cases = {"compress": compressed}, self.project.library.optimize, self._selftest()
+        made = make_library(
+            self.folder, self.target, self.project.name, names, network, optimize, cases, self._withdraw
+        )
         sets = {"compress": compressed, "assess": record_hash(self.shared / "assess")}
         return run_stage(self.folder / EVIDENCE, sets, evidence) or made
 

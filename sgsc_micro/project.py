@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 
@@ -60,8 +61,10 @@ class Policy(_Table):
 
 
 class Library(_Table):
-    """What the C library carries beside the network."""
+    """What the C library favours, and what it carries beside the network."""
 
+    optimize: Optimize = Optimize.BALANCED
+    """Code size against speed."""
     selftest: Count = 0
     """Preserved cases for ``model_selftest()``, those of the narrowest margins first."""
 

@@ -7,35 +7,50 @@ fields, ``w = hi * 2^k + lo``; each channel takes the split that needs the fewes
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cache
 from itertools import combinations_with_replacement
 
 import numpy as np
 
-FIELD_BITS = (8, 5, 4, 3, 2, 1)
-"""Field widths the micro-kernels know; 6 and 7 fill a lane no better than 8."""
+FIELD_BITS = (8, 6, 5, 4, 3, 2, 1)
+"""Field widths the micro-kernels know."""
+
+_PLANE_COST = 1.1
+"""What a further plane must save at least, as a ratio of words: it takes as long as the first."""
 
 MAX_BITS = 8
 
+LANES: dict[int, dict[int, tuple[int, ...]]] = {
+    4: {8: (8, 0), 2: (14, 0), 1: (15, 0)},
+    1: {8: (8, 0), 4: (12, 8, 4, 0), 2: (14, 0), 1: (15, 0)},
+}
+"""By rows at once and width: where in a 16-bit lane the weights of the channels begin that share it."""
 
-def fields_per_word(bits: int) -> int:
-    """Weights in one 32-bit word of a plane of ``bits``-bit fields."""
-    return 2 * (16 // bits)
+
+def field_group(bits: int) -> tuple[int, int]:
+    """In how many words how many fields of both lanes lie; of 6 bits, two in each word and two across three.
+
+    >>> field_group(3), field_group(6)
+    ((1, 10), (3, 16))
+    """
+    return (3, 16) if bits == 6 else (1, 2 * (16 // bits))
 
 
 def plane_words(bits: int, taps: int) -> int:
     """Words of one plane over ``taps`` weights."""
-    return -(-taps // fields_per_word(bits))
+    words, fields = field_group(bits)
+    return words * -(-taps // fields)
 
 
 @cache
 def planes(bits: int, taps: int) -> tuple[int, ...]:
-    """Field widths, most significant first, that store ``taps`` weights of ``bits`` bits in the fewest words.
+    """Field widths, most significant first, that store ``taps`` weights of ``bits`` bits in few words and few planes.
 
-    Fewer planes win a tie. No planes for width 0.
+    No planes for width 0.
 
-    >>> planes(6, 64), planes(7, 9), planes(3, 9), planes(0, 9)
-    ((4, 2), (8,), (3,), ())
+    >>> planes(6, 64), planes(7, 144), planes(7, 9), planes(3, 9), planes(0, 9)
+    ((6,), (6, 1), (8,), (3,), ())
     """
     if bits == 0:
         return ()
@@ -44,7 +59,12 @@ def planes(bits: int, taps: int) -> tuple[int, ...]:
     ]
     if bits in (6, 7):
         splits.append((8,))  # a wider field holds a narrower value as well
-    return min(splits, key=lambda split: (sum(plane_words(b, taps) for b in split), len(split)))
+
+    def cost(split: tuple[int, ...]) -> tuple[float, int]:
+        words = sum(plane_words(field_bits, taps) for field_bits in split)
+        return words * _PLANE_COST ** (len(split) - 1), len(split)
+
+    return min(splits, key=cost)
 
 
 def channel_words(bits: int, taps: int) -> int:
@@ -65,8 +85,30 @@ def stored_bits(bits: int, taps: int) -> int:
 def row_bytes(bits: int, taps: int) -> int:
     """Bytes of the widened int16 activations that a channel's planes read, their padding included; a multiple of 4."""
     stored = planes(stored_bits(bits, taps), taps)
-    covered = [plane_words(b, taps) * fields_per_word(b) for b in stored]
+    covered = [plane_words(b, taps) // field_group(b)[0] * field_group(b)[1] for b in stored]
     return 2 * max([taps + taps % 2, *covered])
+
+
+WIDTH_BITS = 4
+"""What says in a stream of bits how wide the weights are that follow."""
+
+
+def channel_bits(bits: int, taps: int, depthwise: bool) -> int:
+    """Bits of flash of one channel; those of a depthwise layer follow one another bit by bit.
+
+    >>> channel_bits(6, 9, depthwise=True), channel_bits(6, 9, depthwise=False)
+    (58, 64)
+    """
+    return WIDTH_BITS + bits * taps if depthwise else 32 * channel_words(bits, taps)
+
+
+def stream_bytes(widths: Iterable[int], taps: int) -> int:
+    """Bytes of a depthwise layer's channels; a word at least, which a micro-kernel loads.
+
+    >>> stream_bytes([6, 6, 0], 9), stream_bytes([1], 9)
+    (15, 4)
+    """
+    return max(-(-sum(channel_bits(bits, taps, depthwise=True) for bits in widths) // 8), 4)
 
 
 def lane_order(taps: int) -> np.ndarray:

@@ -48,6 +48,8 @@ class Emulator(_Table):
     """The QEMU machine that runs the board's own image."""
 
     machine: str
+    properties: dict[str, Annotated[int, Field(ge=0)]] = {}
+    """QEMU's device properties, ``driver.property``, that are not as the machine has them."""
     serial: Annotated[int, Field(ge=0)]
     """Which of the machine's serial ports carries the link, counted as QEMU's ``-serial`` options."""
     systick_hz: PositiveInt

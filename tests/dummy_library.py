@@ -13,7 +13,9 @@ from pathlib import Path
 CRASH = b"CRSH"
 OVERFLOW = b"DEEP"
 SPIN = b"SPIN"
-"""Inputs that start so make the network crash, overflow the stack, or loop as often as the next four bytes say."""
+UNALIGNED = b"ODDW"
+"""Inputs that start so make the network crash, overflow the stack, loop as often as the next four bytes say, or load a
+word from an odd address."""
 
 _HEADER = """
 #ifndef MODEL_H
@@ -54,15 +56,27 @@ void model_run(const int8_t *input, int8_t *output)
         __asm volatile("udf #0");
     if (memcmp(input, "DEEP", 4) == 0)
         output[0] = (int8_t)overflow(100);
+    if (memcmp(input, "ODDW", 4) == 0) {{
+        const int8_t *address = (const int8_t *)((uintptr_t)model_arena | 1u);
+        __asm volatile("ldr %0, [%0]" : "+l"(address) : : "memory");
+    }}
     if (memcmp(input, "SPIN", 4) == 0) {{
         uint32_t times;
         memcpy(&times, input + 4, 4);
-        __asm volatile("1: subs %0, #1\\n bne 1b" : "+r"(times) : : "cc");
+        __asm volatile(".syntax unified\\n 1: subs %0, #1\\n bne 1b" : "+l"(times) : : "cc");
     }}
     for (int i = 0; i < MODEL_OUTPUT_BYTES; ++i)
         output[i] = (int8_t)(input[i] ^ model_constants.bytes[i] ^ model_constants.halves[i % 3] ^
                              (int8_t)model_constants.words[i % 2]);
 }}
+"""
+
+
+_PACKAGE = """
+add_library(sgsc_model STATIC ${CMAKE_CURRENT_LIST_DIR}/model.c ${CMAKE_CURRENT_LIST_DIR}/weights.c)
+target_compile_options(sgsc_model PRIVATE -O2)
+target_include_directories(sgsc_model PUBLIC ${CMAKE_CURRENT_LIST_DIR})
+add_library(sgsc::model ALIAS sgsc_model)
 """
 
 
@@ -87,7 +101,7 @@ class DummyLibrary:
 
 
 def write_library(folder: Path, *, size: int = 40, arena: int = 777, weights: int = 1301) -> DummyLibrary:
-    """Write model.h, model.c and weights.c into ``folder``, with ``weights`` bytes of random constants."""
+    """Write the three sources and their CMake package into ``folder``, with ``weights`` bytes of random constants."""
     folder.mkdir(parents=True, exist_ok=True)
     values = random.Random(weights).randbytes(weights)
     model_hash = hashlib.sha256(values).hexdigest()
@@ -95,4 +109,5 @@ def write_library(folder: Path, *, size: int = 40, arena: int = 777, weights: in
     numbers = ",".join(str(value - 256 if value > 127 else value) for value in values)
     (folder / "weights.c").write_text(_WEIGHTS.format(weights=weights, values=numbers))
     (folder / "model.c").write_text(_MODEL.format(weights=weights))
+    (folder / "sgsc_model-config.cmake").write_text(_PACKAGE)
     return DummyLibrary(folder, size, arena, values, model_hash)

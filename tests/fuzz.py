@@ -38,12 +38,12 @@ from sgsc_micro.firmware import build_firmware
 from sgsc_micro.importers.tflite import import_model
 from sgsc_micro.importers.tflite.model import read_model
 from sgsc_micro.passes import optimise
-from sgsc_micro.targets import load_target
+from sgsc_micro.targets import Target, load_target
 from sgsc_micro.verify import replay_on_device
 from tests import graphs, tflite_graphs
 from tests.tflite_oracles import tflite_micro_outputs
 
-EMULATED = "qemu-m4"
+EMULATED = ("qemu-m0", "qemu-m3", "qemu-m4", "qemu-m7", "qemu-m33", "qemu-m55")
 EMULATE_EVERY = 40
 BASES = 60
 """Models that are damaged."""
@@ -71,16 +71,15 @@ def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) 
         stored = to_stored(manifest, x)
         answers = {"host": HostLibrary(folder / "library", FLAGS).run(stored)}
         if emulate:
-            answers[EMULATED] = _emulated(folder, stored)
+            answers |= {name: _emulated(load_target(name), folder, stored) for name in EMULATED}
         for place, found in answers.items():
             if not np.array_equal(found, expected):
                 raise Mismatch(f"{place} differs from the reference in {np.mean(found != expected):.1%} of the bytes")
     return expected
 
 
-def _emulated(folder: Path, stored: np.ndarray) -> np.ndarray:
-    target = load_target(EMULATED)
-    image = build_firmware(target, folder / "library", folder / "firmware")
+def _emulated(target: Target, folder: Path, stored: np.ndarray) -> np.ndarray:
+    image = build_firmware(target, folder / "library", folder / target.name)
     with connect(target, image) as device:
         return np.stack([outcome.output for outcome in replay_on_device(device, stored, lambda done: None)])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -103,9 +104,12 @@ def project(untrained: Path, checkpoint: Path) -> Path:
 
 def test_a_whole_build_on_the_host(untrained: Path) -> None:
     project = untrained
+    edit(project / "sgsc.toml", "[compress]", '[library]\noptimize = "speed"\n\n[compress]')
     done = build_project(project)
     assert done.exit_code == 0, done.stderr
     assert "PASSED on host" in done.stdout
+    certificate = json.loads((project / "build" / "tiny-host" / "certificate.json").read_text())
+    assert certificate["resources"]["optimize"] == "speed"
     assert {path.name for path in (project / "build" / "tiny-host").iterdir()} == {
         "library",
         "evidence",

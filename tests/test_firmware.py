@@ -13,9 +13,10 @@ import pytest
 
 from sgsc_micro.device import Device, LinkError, RunResult, connect, emulate
 from sgsc_micro.errors import SgscError
+from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware, read_image
 from sgsc_micro.targets import Target, list_targets, load_target
-from tests.dummy_library import CRASH, OVERFLOW, SPIN, DummyLibrary, write_library
+from tests.dummy_library import CRASH, OVERFLOW, SPIN, UNALIGNED, DummyLibrary, write_library
 
 TWINS = [target for target in list_targets() if target.board and target.board.emulator]
 
@@ -93,6 +94,17 @@ def test_crash_is_named_and_the_next_case_runs(built: Built) -> None:
         assert device.run(2, data).output == built.library.expected(data)
 
 
+def test_an_unaligned_load_faults_on_the_core_that_has_none(built: Built) -> None:
+    """So that what an M0 cannot do does not pass on its twin."""
+    data = padded(UNALIGNED, built.library)
+    with connect(built.target, built.image) as device:
+        if built.target.name == "qemu-m0":
+            with pytest.raises(LinkError, match=r"crashed \(exception 3"):
+                device.run(0, data)
+        else:
+            assert device.run(0, data).output == built.library.expected(data)
+
+
 def test_stack_overflow_is_named(built: Built) -> None:
     with connect(built.target, built.image) as device, pytest.raises(LinkError, match="stack overflow"):
         device.run(1, padded(OVERFLOW, built.library))
@@ -142,6 +154,8 @@ def test_same_sources_same_bytes_wherever_they_lie(built: Built, tmp_path: Path)
     library = write_library(tmp_path / "elsewhere" / "deeper")
     again = build_firmware(built.target, library.folder, tmp_path / "out")
     assert again.binary.read_bytes() == built.image.binary.read_bytes()
+    for folder in (data_dir("firmware_templates"), tmp_path):
+        assert bytes(folder) not in again.elf.read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

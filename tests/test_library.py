@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -59,9 +60,14 @@ def test_cmake_takes_the_library(taken: str, library: tuple[Path, np.ndarray], t
         "cmake_minimum_required(VERSION 3.16)\nproject(app C)\n"
         f"{taken.format(folder)}\nadd_executable(app main.c)\ntarget_link_libraries(app PRIVATE sgsc::model)\n"
     )
-    _run("cmake", "-S", project, "-B", project / "build", "-G", "Ninja", cwd=project)
+    options = ("-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON")
+    _run("cmake", "-S", project, "-B", project / "build", "-G", "Ninja", *options, cwd=project)
     _run("cmake", "--build", project / "build", cwd=project)
     _run(project / "build" / "app", cwd=project)
+    commands = json.loads((project / "build" / "compile_commands.json").read_text())
+    levels = {Path(c["file"]).name: re.findall(r" (-O\S+)", c["command"])[-1] for c in commands}
+    assert (levels["model.c"], levels["main.c"]) == ("-O2", "-O3")
+    assert all("-fno-schedule-insns" in c["command"] for c in commands if c["file"].endswith("model.c"))
 
 
 def _selftest(folder: Path) -> int:

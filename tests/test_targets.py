@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from sgsc_micro import targets
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
+from sgsc_micro.firmware import tools
 from sgsc_micro.targets import list_targets, load_target
 
 GOOD = (data_dir("targets") / "nucleo-f446re.toml").read_text()
@@ -45,9 +48,20 @@ def test_what_a_target_names_is_there(target: targets.Target) -> None:
         assert target.board.emulator.ticks_per_instruction >= 4
 
 
+@pytest.mark.skipif(shutil.which(tools.CROSS_COMPILER) is None, reason=f"{tools.CROSS_COMPILER} is not installed")
+@pytest.mark.parametrize("target", list_targets(), ids=lambda target: target.name)
+def test_the_compiler_finds_the_instruction_set_that_a_target_names(target: targets.Target) -> None:
+    if target.board is None:
+        assert target.instruction_set == "c"
+        return
+    command = [tools.require(tools.CROSS_COMPILER), *target.board.cpu_flags, "-dM", "-E", "-x", "c", "-"]
+    macros = subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout
+    assert ("#define __ARM_FEATURE_DSP 1\n" in macros) == (target.instruction_set == "dsp")
+
+
 def test_unknown_target_lists_the_near_ones_and_all() -> None:
-    with pytest.raises(SgscError, match=r"no target 'qemu-m5'.*did you mean qemu-m4\?.*host.*stm32"):
-        load_target("qemu-m5")
+    with pytest.raises(SgscError, match=r"no target 'nucleo-f446'.*did you mean nucleo-f446re\?.*host.*stm32"):
+        load_target("nucleo-f446")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
-/* Arm MPS2 and MPS2+ FPGA images AN385, AN386, AN500 (Arm DAI 0385, 0386, 0500): one fixed clock, nothing to set up. */
+/* Arm MPS2, MPS2+ and MPS3 FPGA images AN385, AN386, AN500, AN505, AN547 (Arm DAI of that number): one fixed clock, nothing
+ * to set up. */
 #include "board.h"
 #include "chip.h"
 

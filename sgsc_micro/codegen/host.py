@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from sgsc_micro.codegen.library import SOURCES, host_main
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import read_json
 
@@ -28,9 +29,13 @@ def read_manifest(library: Path) -> dict[str, Any]:
 class HostLibrary:
     """A compiled library folder; ``run`` takes and gives the same bytes as the target."""
 
-    def __init__(self, library: Path, flags: tuple[str, ...] = ("-O2",)) -> None:
-        """Compile. Errors: ``SgscError`` where there is no compiler, or it refuses the library."""
+    def __init__(self, library: Path, flags: tuple[str, ...] = ()) -> None:
+        """Compile as the library asks, or with other ``flags``.
+
+        Errors: ``SgscError`` where there is no compiler, or it refuses the library.
+        """
         self.manifest = read_manifest(library)
+        flags = flags or (Optimize(self.manifest["optimize"]).flag,)
         compiler = shutil.which("cc") or shutil.which("gcc")
         if compiler is None:
             raise SgscError("no host C compiler found", hint="apt-get install gcc")

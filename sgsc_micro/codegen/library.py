@@ -16,6 +16,7 @@ from sgsc_micro import kernels, reference
 from sgsc_micro.codegen.emit import emit_functions
 from sgsc_micro.codegen.layout import to_real, to_stored
 from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
+from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.files import sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
@@ -46,7 +47,13 @@ class _Pool:
         return [str(value) if value != -(2**31) else "(-2147483647 - 1)" for value in values]
 
 
-def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.ndarray | None = None) -> dict[str, Any]:
+def write_library(
+    module: tvm.IRModule,
+    folder: Path,
+    name: str,
+    optimize: Optimize = Optimize.BALANCED,
+    selftest: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Write the library of an optimised module into ``folder``; returns the manifest.
 
     ``name`` is for people only. ``selftest``: inputs [N, ...], as the user's network takes them or its own int8, that
@@ -60,6 +67,7 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
     context: dict[str, Any] = {
         "name": name,
         "version": sgsc_micro.__version__,
+        "optimize": optimize,
         "functions": functions,
         "pools": pools,
         "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
@@ -70,7 +78,7 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
     texts |= {header.name: header.read_text(encoding="utf-8") for header in KERNEL_HEADERS}
-    manifest = _manifest(lowered, name)
+    manifest = _manifest(lowered, name, optimize)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
     context["cases"] = [] if selftest is None else _selftest_cases(module, manifest, selftest)
@@ -78,7 +86,7 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
         texts["selftest.c"] = environment.get_template("selftest.c.j2").render(context)
     manifest["sources"] = sorted(file for file in texts if file.endswith(".c"))
     for file in ("CMakeLists.txt", CMAKE_CONFIG):
-        texts[file] = environment.get_template(f"{file}.j2").render(manifest=manifest)
+        texts[file] = environment.get_template(f"{file}.j2").render(context, manifest=manifest)
     texts["README.md"] = readme(manifest)
     texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
     texts["memory.txt"] = memory_text(manifest)
@@ -91,7 +99,8 @@ def write_library(module: tvm.IRModule, folder: Path, name: str, selftest: np.nd
 
 def readme(manifest: dict[str, Any], folder: str = "", firmware: dict[str, Any] | None = None) -> str:
     """How to use a library that lies in ``folder``, in Markdown; and its ``firmware``, if there is one."""
-    context = {"manifest": manifest, "folder": folder, "firmware": firmware}
+    optimize = Optimize(manifest["optimize"])
+    context = {"manifest": manifest, "optimize": optimize, "folder": folder, "firmware": firmware}
     return _environment().get_template("README.md.j2").render(context)
 
 
@@ -133,7 +142,7 @@ def _pools(constants: Constants) -> list[_Pool]:
     return [_Pool(name, _CTYPES[name], constants.pool(name).tolist(), entries(name)) for name in constants.used]
 
 
-def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
+def _manifest(lowered: Lowered, name: str, optimize: Optimize) -> dict[str, Any]:
     graph = lowered.graph
     live = zip(graph.nodes, lowered.plan.live, strict=True)
     layers = [_layer(lowered, node) | {"live_bytes": alive} for node, alive in live]
@@ -143,6 +152,7 @@ def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
         "name": name,
         "sgsc_micro": sgsc_micro.__version__,
         "tvm": tvm.__version__,
+        "optimize": optimize,
         "input": {
             "shape": list(graph.input_shape[1:]),
             "axes": None if graph.input_axes is None else list(graph.input_axes),

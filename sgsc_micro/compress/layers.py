@@ -75,6 +75,12 @@ class Layer:
         """Whether its weights are multiplied transposed."""
         return bool(self.call.op.name == "relax.matmul")
 
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every channel of its output reads one of its input, each another."""
+        groups = 1 if self.is_dense else int(self.call.attrs.groups)
+        return groups > 1 and groups == len(self.constants.weights) and self.constants.weights.shape[3] == 1
+
 
 def layers_of(module: tvm.IRModule) -> list[Layer]:
     """In the order of execution; named as the compiled network's layers are, ``conv2d_0``."""

@@ -24,7 +24,7 @@ from sgsc_micro.compress.reconstruction import Reconstruction, Widths, round_lay
 from sgsc_micro.files import sha256_bytes
 from sgsc_micro.preserve import CaseSet, Verdict
 from sgsc_micro.project import Policy, PostTrainingConfig
-from sgsc_micro.storage import MAX_BITS, channel_words
+from sgsc_micro.storage import MAX_BITS, channel_bits
 
 THREADS = 1
 """Of BLAS: how a sum is split over threads changes its last bit, and the same input must give the same bytes."""
@@ -163,10 +163,11 @@ class PostTraining:
     def _ranked(self, accepted: Network, held: set[tuple[str, int]]) -> list[tuple[str, int, int]]:
         """(layer, channel, new width) of every channel that can be lowered, least harm a byte first."""
         found: list[tuple[float, str, int, int]] = []
+        depthwise = {layer.name for layer in self.reconstruction.layers if layer.is_depthwise}
         for name, layer in accepted.items():
-            words = np.array([channel_words(bits, layer.taps) for bits in range(MAX_BITS + 1)])
+            sizes = np.array([channel_bits(bits, layer.taps, name in depthwise) for bits in range(MAX_BITS + 1)])
             for channel, bits in enumerate(layer.widths.tolist()):
-                saved = words[bits] - words[:bits]  # [bits]
+                saved = sizes[bits] - sizes[:bits]  # [bits]
                 if (name, channel) in held or not (saved > 0).any():
                     continue
                 harm = self.harms[name][channel, :bits] - self.harms[name][channel, bits]

@@ -29,6 +29,8 @@ def emulate(twin: Emulator, binary: Path, origin: int, options: Sequence[str] = 
     """
     command = [tools.require(tools.QEMU), "-M", twin.machine, "-display", "none", "-monitor", "none"]
     command += ["-icount", f"shift={twin.icount_shift}"]
+    for name, value in twin.properties.items():
+        command += ["-global", f"{name}={value}"]
     path = str(binary).replace(",", ",,")  # a comma ends an option
     command += ["-device", f"loader,file={path},addr={origin:#x},force-raw=on"]
     command += ["-serial", "null"] * twin.serial + ["-serial", "pty", *options]

@@ -22,14 +22,14 @@ _ERROR_LINES = 15
 
 
 def build_firmware(target: Target, library_dir: Path, out_dir: Path) -> FirmwareImage:
-    """Build ``library_dir`` (model.c, model.h, weights.c) for ``target`` into ``out_dir``.
+    """Build ``library_dir`` (model.c, model.h, weights.c, their CMake package) for ``target`` into ``out_dir``.
 
     The same target and library give the same bytes, wherever they lie. Raises SgscError if the target has no
     firmware, a tool or a library file is missing, the code does not compile, or the image does not fit the board;
     then ``out_dir`` is untouched.
     """
     board = target.require_board()
-    for name in ("model.h", "model.c", "weights.c"):
+    for name in ("model.h", "model.c", "weights.c", "sgsc_model-config.cmake"):
         if not (library_dir / name).is_file():
             raise SgscError(f"{library_dir / name}: not there", hint="compile the network to C first")
     out_dir.parent.mkdir(parents=True, exist_ok=True)

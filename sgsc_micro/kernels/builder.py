@@ -92,9 +92,9 @@ def kernel(
 
 
 @contextlib.contextmanager
-def loop(name: str, extent: int) -> Iterator[Expression]:
+def loop(name: str, extent: Expression) -> Iterator[Expression]:
     """A loop with a named variable; one of extent 1 is no loop."""
-    if extent == 1:
+    if isinstance(extent, int) and extent == 1:
         yield tirx.const(0, "int32")
         return
     with T.serial(0, extent) as variable:
@@ -103,7 +103,7 @@ def loop(name: str, extent: int) -> Iterator[Expression]:
 
 
 @contextlib.contextmanager
-def loops(**extents: int) -> Iterator[list[Expression]]:
+def loops(**extents: Expression) -> Iterator[list[Expression]]:
     """Nested loops, outermost first."""
     with contextlib.ExitStack() as stack:
         yield [stack.enter_context(loop(name, extent)) for name, extent in extents.items()]

@@ -39,9 +39,7 @@ class Constants:
         """Store uint32 ``values``."""
         return self._store("words", what, values.astype(np.uint32))
 
-    def integers(
-        self, what: str, values: np.ndarray, pools: tuple[str, ...] = ("bytes", "halves", "ints")
-    ) -> Entry:
+    def integers(self, what: str, values: np.ndarray, pools: tuple[str, ...] = ("bytes", "halves", "ints")) -> Entry:
         """Store signed ``values`` in the narrowest type, of ``pools`` from narrow to wide, that holds them all."""
         for pool in pools:
             limits = np.iinfo(POOLS[pool])

@@ -16,7 +16,7 @@ from sgsc_micro.passes.requantise import ADD_BITS, DoubleRounding
 
 Shape = tuple[int, ...]
 Values = tuple[Expression, int]
-"""Where a run of neighbouring values begins; 1, or 0 where it is one value for all."""
+"""Where a run of values begins and how far each lies from the next: 1, or 0 where it is one value for all."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Operation:
     swaps: bool = False
     """Whether it takes the second operand first."""
 
-    def __call__(self, built: Kernel, out: Expression, operands: Sequence[Values], n: Expression) -> None:
-        """``n`` values of int8 from ``out`` on."""
+    def __call__(self, built: Kernel, out: Values, operands: Sequence[Values], n: Expression) -> None:
+        """``n`` values of int8."""
         first, second = reversed(operands) if self.swaps else operands
         name = f"sgsc_{self.function}_{self.requantise.kind}"
-        run(name, out, *first, *second, n, *self.constants, *self.requantise.arguments(built))
+        run(name, *out, *first, *second, n, *self.constants, *self.requantise.arguments(built))
 
 
 def add(name: str, operator: Add, inputs: list[Shape], output: Shape) -> Kernel:
@@ -124,7 +124,7 @@ def _elementwise(name: str, constants: Constants, inputs: list[Shape], output: S
             firsts = [dot(position, [axis[number] for _, axis in outer]) for number in range(len(names))]
             places = [built.place(buffer, first) for buffer, first in zip(names, firsts, strict=True)]
             operands = list(zip(places[:-1], strides, strict=False))
-            operation(built, places[-1], operands, n)
+            operation(built, (places[-1], 1), operands, n)
     return built
 
 

@@ -46,7 +46,7 @@ class Epilogue:
 
 def _shift(multiplier: Multiplier, bound: int) -> int:
     shift = multiplier.right - multiplier.left
-    return shift + _LONG_FORM if shift > 0 and not is_short(multiplier, bound) else shift
+    return shift if is_short(multiplier, bound) else shift + _LONG_FORM
 
 
 def _stored(constants: Constants, what: str, values: list[int], pool: str) -> Entry:

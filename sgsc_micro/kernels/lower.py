@@ -17,7 +17,7 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels import conv, elementwise, move, pool, reduce
+from sgsc_micro.kernels import conv, depthwise, elementwise, move, pool, reduce
 from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.passes.graph import Graph, Node, read_graph
@@ -42,14 +42,22 @@ from sgsc_micro.passes.operators import (
     Take,
     Transpose,
     TransposedConv2D,
+    Weighted,
 )
 from sgsc_micro.passes.plan import Plan, Resident, read_plan
 
+
+def _weighted(name: str, operator: Weighted | Residual, inputs: list[conv.Shape], output: conv.Shape) -> Kernel:
+    alone = operator.weighted if isinstance(operator, Residual) else operator
+    build = depthwise.depthwise if isinstance(alone, Conv2D) and alone.is_depthwise else conv.weighted
+    return build(name, operator, inputs, output)
+
+
 BUILDERS: dict[type, Callable[..., Kernel]] = {
-    Conv2D: conv.weighted,
-    TransposedConv2D: conv.weighted,
-    Dense: conv.weighted,
-    Residual: conv.weighted,
+    Conv2D: _weighted,
+    TransposedConv2D: _weighted,
+    Dense: _weighted,
+    Residual: _weighted,
     Add: elementwise.add,
     Subtract: elementwise.add,
     Multiply: elementwise.multiply,
@@ -68,7 +76,7 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
-DOT_SHAPES = ("4x1", "1x4", "1x1")
+DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1")
 
 
 @dataclass(frozen=True)

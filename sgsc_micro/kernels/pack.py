@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
 from sgsc_micro import storage
+
+SHARED = 0xFF
+"""Stands where a segment's number of planes does, for channels that share lanes."""
 
 
 @dataclass(frozen=True)
@@ -40,55 +43,146 @@ def planes(bits: int, taps: int) -> tuple[Plane, ...]:
     return tuple(result)
 
 
-def pack(weights: np.ndarray, widths: np.ndarray, groups: int, together: int) -> tuple[np.ndarray, list[Run]]:
-    """All streams of a layer, uint32, one a group, and where they lie; weights int8 [O, kh, kw, I], widths int [O].
+@dataclass(frozen=True)
+class Segment:
+    """``count`` neighbouring channels of one kind from channel ``first`` of a group: of a stored width, each with words
+    of its own or ``shared`` lanes."""
 
-    In each plane the words of ``together`` neighbouring channels of one width take turns.
-    """
+    bits: int
+    shared: bool
+    first: int
+    count: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a layer's packing depends on besides its weights: rows at once, 4 or 1, and the largest magnitude of an
+    activation minus its zero point."""
+
+    rows: int
+    reach: int
+
+    @property
+    def together(self) -> int:
+        """Channels whose words take turns."""
+        return 4 // self.rows
+
+    @property
+    def shape(self) -> str:
+        """Of the dot products of channels that share lanes."""
+        return "4x2" if self.rows == 4 else "1x4s"
+
+    @property
+    def sharing(self) -> int:
+        """Channels of one dot product with shared lanes."""
+        return 2 if self.rows == 4 else 4
+
+
+def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> tuple[np.ndarray, list[Run]]:
+    """All streams of a layer, uint32, one a group, and where they lie; weights int8 [O, kh, kw, I], widths int [O]."""
     taps = int(np.prod(weights.shape[1:]))
     streams: list[np.ndarray] = []
     runs: list[Run] = []
     offset = 0
     by_group = zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
-    for alike, members in groupby(by_group, lambda member: tuple(member[1])):
-        new = [_stream(of_group, alike, together) for of_group, _ in members]
+    packed = [
+        (_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths)
+        for of_group, of_widths in by_group
+    ]
+    for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
+        new = [stream for stream, _ in members]
         first = runs[-1].first + runs[-1].count if runs else 0
-        runs.append(Run(first, len(new), offset, len(new[0]), alike))
-        offset += len(new) * len(new[0])
+        runs.append(Run(first, len(new), offset, words, alike))
+        offset += len(new) * words
         streams += new
     return np.concatenate(streams), runs
 
 
-def dots(runs: list[Run], taps: int, together: int) -> set[tuple[str, int]]:
-    """Which dot products these streams need, by shape and field width, for ``together`` channels or one by four rows."""
+def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> set[tuple[str, int]]:
+    """Which dot products these streams need, by shape and field width."""
+    taps = int(np.prod(weights.shape[1:]))
     result = set()
-    for widths in {run.widths for run in runs}:
-        for bits, members in groupby(storage.stored_bits(bits, taps) for bits in widths):
-            whole, rest = divmod(len(list(members)), together)
-            shapes = ["4x1"] if together == 1 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
-            result |= {(shape, plane.bits) for shape in shapes for plane in planes(bits, taps)}
+    for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
+        for segment in segments(of_group, of_widths, layout):
+            whole, rest = divmod(segment.count, layout.together)
+            shapes = ["4x1"] if layout.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
+            fields = [plane.bits for plane in planes(segment.bits, taps)]
+            result |= {(shape, bits) for shape in ([layout.shape] if segment.shared else shapes) for bits in fields}
     return result
 
 
-def _stream(weights: np.ndarray, widths: tuple[int, ...], together: int) -> np.ndarray:
+def segments(weights: np.ndarray, widths: Sequence[int], layout: Layout) -> list[Segment]:
+    """The channels of a group by kind, in their order; weights int8 [O, taps]."""
+    taps, sharing = weights.shape[1], layout.sharing
+    kinds: list[tuple[int, bool]] = []
+    stored = [storage.stored_bits(bits, taps) for bits in widths]
+    while len(kinds) < len(stored):
+        channel, bits = len(kinds), stored[len(kinds)]
+        shared = stored[channel : channel + sharing] == [bits] * sharing
+        shared = shared and _fit_lanes(weights[channel : channel + sharing], bits, layout)
+        kinds += [(bits, shared)] * (sharing if shared else 1)
+    result, first = [], 0
+    for (bits, shared), members in groupby(kinds):
+        count = len(list(members))
+        result.append(Segment(bits, shared, first, count))
+        first += count
+    return result
+
+
+def _fit_lanes(weights: np.ndarray, bits: int, layout: Layout) -> bool:
+    """Whether these channels may share lanes: a lane holds them, and no sum leaves the bits above the lower ones'."""
+    places = storage.LANES[layout.rows].get(bits)
+    if places is None:
+        return False
+    by_lane = weights.reshape(-1, len(places), weights.shape[1]).astype(np.int64)  # [lanes, channels, taps]
+    held = bits < storage.MAX_BITS or bool((by_lane[:, 0] * 256 + by_lane[:, 1]).min() >= -(1 << 15))
+    reached = np.abs(by_lane).sum(axis=2) * layout.reach  # [lanes, channels]
+    return held and all(bool(np.all(sums < 1 << (31 - place))) for sums, place in zip(reached.T, places, strict=True))
+
+
+def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.ndarray:
     """The stream of one group; weights int8 [O, taps]."""
     taps = weights.shape[1]
     order = storage.lane_order(taps)
     words: list[np.ndarray] = []
-    channels = iter(weights)
-    for bits, members in groupby(storage.stored_bits(bits, taps) for bits in widths):
-        count, of_channel = len(list(members)), planes(bits, taps)
-        words.append(np.array([count | len(of_channel) << 24], np.uint32))
+    for segment in kinds:
+        of_channel = planes(segment.bits, taps)
+        channels = weights[segment.first : segment.first + segment.count]
+        if segment.shared:
+            blocks = [pack_shared(b, segment.bits, order, layout) for b in channels.reshape(-1, layout.sharing, taps)]
+            words.append(np.array([segment.count | SHARED << 24, segment.bits | len(blocks[0]) << 8], np.uint32))
+            words += blocks
+            continue
+        words.append(np.array([segment.count | len(of_channel) << 24], np.uint32))
         above = [plane.shift for plane in of_channel]
-        steps = [0, *(high - low for high, low in zip(above, above[1:], strict=False))]
-        head = [plane.bits | step << 4 | plane.words << 8 for plane, step in zip(of_channel, steps, strict=False)]
+        steps = [high - low for high, low in pairwise([*above[:1], *above])]
+        head = [plane.bits | step << 4 | plane.words << 8 for plane, step in zip(of_channel, steps, strict=True)]
         words.append(np.array(head, np.uint32))
-        for first in range(0, count, together):
-            several = together if count - first >= together else 1
-            for _ in range(0, min(together, count - first), several):
-                block = [pack_channel(next(channels), bits, order) for _ in range(several)]
-                words += [np.stack(plane, axis=1).ravel() for plane in zip(*block, strict=True)]
+        whole = segment.count - segment.count % layout.together
+        for block in [*channels[:whole].reshape(-1, layout.together, taps), *channels[whole:, None]]:
+            packed = [pack_channel(channel, segment.bits, order) for channel in block]
+            words += [np.stack(plane, axis=1).ravel() for plane in zip(*packed, strict=True)]
     return np.concatenate(words)
+
+
+def pack_shared(channels: np.ndarray, bits: int, order: np.ndarray, layout: Layout) -> np.ndarray:
+    """The words, uint32, of channels in common lanes; weights int [channels, taps].
+
+    The first of a lane is signed, the others offset binary, those of 8 bits signed too.
+    """
+    places, taps = storage.LANES[layout.rows][bits], len(order)
+    by_lane = channels[:, order].astype(np.int64).reshape(-1, len(places), taps)  # [lanes, channels, taps]
+    offsets = np.array([0, *[0 if bits == storage.MAX_BITS else 1 << bits >> 1] * (len(places) - 1)])
+    values = ((by_lane + offsets[:, None]) << np.array(places)[:, None]).sum(axis=1) & 0xFFFF  # [lanes, taps]
+    fields = storage.MAX_BITS // bits if bits < 4 else 1  # in a word
+    multiple = fields if bits < 4 else (4 // len(by_lane) if layout.rows == 1 else 1)  # pairs of one step
+    pairs = -(-taps // (2 * multiple)) * multiple
+    padded = np.zeros((len(by_lane), 2 * pairs), np.int64)
+    padded[:, :taps] = values
+    low, high = np.moveaxis(padded.reshape(len(by_lane), -1, fields, 2), 3, 0)  # [lanes, word, field]
+    pair, left = low | high << 16, 2 * bits * np.arange(fields) if fields > 1 else np.zeros(1, np.int64)
+    words = (((pair << left) | (pair >> (32 - left))) & 0xFFFFFFFF).sum(axis=2)  # [lanes, word]
+    return words.T.ravel().astype(np.uint32)
 
 
 def pack_channel(weights: np.ndarray, bits: int, order: np.ndarray) -> Iterator[np.ndarray]:
@@ -100,9 +194,20 @@ def pack_channel(weights: np.ndarray, bits: int, order: np.ndarray) -> Iterator[
     offset = 0 if bits == storage.MAX_BITS else 1 << bits >> 1
     stored = weights.ravel()[order].astype(np.int64) + offset
     for plane in planes(bits, taps):
-        per_lane = 16 // plane.bits
-        fields = np.zeros(plane.words * 2 * per_lane, np.int64)
-        fields[:taps] = (stored >> plane.shift) & ((1 << plane.bits) - 1)
-        lanes = fields.reshape(plane.words, per_lane, 2)  # [word, field, lane]
-        shifts = plane.bits * np.arange(per_lane)[:, None] + np.array([0, 16])
-        yield (lanes << shifts).sum(axis=(1, 2)).astype(np.uint32)
+        words, fields = storage.field_group(plane.bits)
+        values = np.zeros(plane.words // words * fields, np.int64)
+        values[:taps] = (stored >> plane.shift) & ((1 << plane.bits) - 1)
+        low, high = np.moveaxis(values.reshape(-1, fields // 2, 2), 2, 0)  # [group, field]
+        pairs = low | high << 16
+        yield (_six(pairs) if plane.bits == 6 else _side_by_side(pairs, plane.bits)).astype(np.uint32).ravel()
+
+
+def _side_by_side(pairs: np.ndarray, bits: int) -> np.ndarray:
+    return (pairs << bits * np.arange(pairs.shape[1])).sum(axis=1)
+
+
+def _six(pairs: np.ndarray) -> np.ndarray:
+    """Eight pairs of fields of 6 bits in three words; the fifth and the last lie across them."""
+    low, high = pairs & 0x000F000F, pairs >> 4 & 0x00030003
+    left_over = np.stack([low[:, 4], high[:, 4] | high[:, 7] << 2, low[:, 7]], axis=1)
+    return pairs[:, [0, 2, 5]] | pairs[:, [1, 3, 6]] << 6 | left_over << 12

@@ -163,6 +163,7 @@ def _resources(evidence: Evidence, image: FirmwareImage | None, outcomes: list[O
     costs = [outcome.cost for outcome in outcomes if outcome.cost is not None]
     stacks = [outcome.stack_bytes for outcome in outcomes if outcome.stack_bytes is not None]
     return {
+        "optimize": evidence.manifest["optimize"],
         "constant_bytes": evidence.manifest["constant_bytes"],
         "start_constant_bytes": evidence.start_constant_bytes,
         "arena_bytes": evidence.manifest["arena_bytes"],

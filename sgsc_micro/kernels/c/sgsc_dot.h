@@ -1,26 +1,47 @@
-/* Dot products of packed weights with widened activations, four at once: of four rows with one channel (4x1, where pixels
- * share the weights), or of one row with four channels (1x4, where a weight is used once); what remains is 1x1.
+/* Dot products of packed weights with widened activations: of four rows with one channel (4x1, where pixels share the
+ * weights), or of one row with four channels (1x4, where a weight is used once); what remains is 1x1.
  *
  * A row is int16 activations minus their zero point in lane order: of each four neighbours (0, 2) and (1, 3), the last one
  * to three as they come; two make a pair. Four rows lie pair by pair side by side: one LDM loads a pair of each.
- * A word holds 16 / b fields of b bits in each 16-bit lane; field j of both lanes meets the j-th pair. Four channels' words
+ * A word holds 16 / b fields of b bits in each 16-bit lane (of 6 bits three words hold eight); field j of both lanes meets
+ * the j-th pair. Four channels' words
  * take turns. Fields of 8 bits are signed; narrower ones are offset binary, and the sum of a row's activations takes the
- * offset back. All sums wrap modulo 2^32: the compiler has proved that the end result fits. */
+ * offset back. All sums wrap modulo 2^32: the compiler has proved that the end result fits.
+ *
+ * Channels that share a 16-bit lane save work: one product adds to the sums of all, and those of the lower ones are known
+ * apart. Four rows have two channels in a lane (4x2), and so has one row of 8, 2 and 1 bits, whose lanes of a first and a
+ * second two take turns; one row of 4 bits has four in a lane (1x4s). The first is signed, the others offset binary but for
+ * those of 8 bits. Fields of 8 and 4 bits lie side by side, and the lower sums are computed once more and subtracted.
+ * Fields of 2 and 1 bits lie at the ends of the lane: the lower sum stays below the upper's lowest bit for 16 or 32
+ * activations and is taken out of the low bits. Field j is there when the word is turned right by j times twice the width. */
 #ifndef SGSC_DOT_H
 #define SGSC_DOT_H
 
 struct sgsc_block {
-    int32_t sums[4];       /* to which the products are added */
+    int32_t sums[8];       /* to which the products are added; 4x2: the first channel's four results, the second's */
     const int32_t *totals; /* for each the sum of its activations, or 0 where the fields are no channel's highest */
+    int32_t bias[2];       /* 4x2: what the channels' sums begin with */
+    uint32_t middle;       /* for fields at the ends of lanes: sgsc_middle of the activations' zero point */
 };
 
 /* Adds the dot products with the words from `words` to `end`, at least one of each channel. */
 typedef void sgsc_dot(struct sgsc_block *block, const int8_t *row, const uint32_t *words, const uint32_t *end);
 
-/* A pair of fields of a word: signed for 8 bits, else unsigned. */
-static inline uint32_t sgsc_fields(uint32_t word, int32_t bits, int32_t shift)
+/* Field pair `at` of a channel's next words, `stride` words from one another: signed for 8 bits, else unsigned. Of 6 bits two
+ * fit a lane of each of three words; the four bits left over in these make two more, behind the second and the third. */
+static inline uint32_t sgsc_fields(const uint32_t *words, int32_t stride, int32_t bits, int32_t at)
 {
-    const uint32_t fields = (word >> shift) & (((1u << bits) - 1u) * 0x00010001u);
+    if (bits == 6) {
+        const uint32_t word = words[at < 2 ? 0 : at < 5 ? stride : 2 * stride], middle = words[stride];
+        if (at == 4) {
+            return (words[0] >> 12 & 0x000F000Fu) | (middle >> 8 & 0x00300030u);
+        }
+        if (at == 7) {
+            return (word >> 12 & 0x000F000Fu) | (middle >> 10 & 0x00300030u);
+        }
+        return word >> (at == 1 || at == 3 || at == 6 ? 6 : 0) & 0x003F003Fu;
+    }
+    const uint32_t fields = (words[0] >> bits * at) & (((1u << bits) - 1u) * 0x00010001u);
     if (bits != 8) {
         return fields;
     }
@@ -36,15 +57,16 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
                                                                const uint32_t *words, const uint32_t *end, int32_t bits,
                                                                int32_t rows, int32_t channels)
 {
+    const int32_t pairs = bits == 6 ? 8 : 16 / bits, step = (bits == 6 ? 3 : 1) * channels;
     uint32_t sums[4];
     SGSC_UNROLL for (int32_t i = 0; i < rows * channels; ++i) {
         sums[i] = (uint32_t)block->sums[i] - (bits == 8 ? 0u : (uint32_t)block->totals[i] << (bits - 1));
     }
-    for (; words != end; words += channels) {
-        SGSC_UNROLL for (int32_t shift = 0; shift + bits <= 16; shift += bits) {
+    for (; words != end; words += step) {
+        SGSC_UNROLL for (int32_t at = 0; at < pairs; ++at) {
             SGSC_UNROLL for (int32_t i = 0; i < rows * channels; ++i) {
                 const uint32_t pair = sgsc_load_pair(row + 4 * (i / channels));
-                sums[i] = sgsc_smlad(sgsc_fields(words[i % channels], bits, shift), pair, sums[i]);
+                sums[i] = sgsc_smlad(sgsc_fields(words + i % channels, channels, bits, at), pair, sums[i]);
             }
             row += 4 * rows;
         }
@@ -60,14 +82,27 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
         sgsc_dot_any(block, row, words, end, BITS, ROWS, CHANNELS);                                                    \
     }
 
+/* What keeps sums of the low bits of a 4x2 lane from going below 0 until they are taken out: 64 is more than the offset
+ * binary fields of one turn add up to. */
+static inline uint32_t sgsc_middle(int32_t zero)
+{
+    return (uint32_t)(128 + zero) * 64u;
+}
+
 #if SGSC_DSP
 
 /* r0 a pair of fields, r1 row, r2 words, r3 end, r4-r7 sums, r8-r11 what one LDM loads, ip a word or a pair of
  * activations, lr the mask of a pair of fields; the block is on the stack. */
-#define SGSC_SINGLE_STEP "3"
+#if SGSC_OPTIMIZE == 0
+#define SGSC_PAIRS_A_TURN "1"
+#elif SGSC_OPTIMIZE == 1
+#define SGSC_PAIRS_A_TURN "10"
+#else
+#define SGSC_PAIRS_A_TURN "16"
+#endif
 #define SGSC_DOT_MACROS                                                                                                \
     ".macro fields of, bits, shift\n"                                                                                  \
-    ".if \\bits == 8\n sxtb16 r0, \\of, ror #\\shift\n"                                                                \
+    ".if \\bits == 8\n sxtb16.w r0, \\of, ror #\\shift\n"                                                                \
     ".else\n and r0, lr, \\of, lsr #\\shift\n .endif\n"                                                                \
     ".endm\n"                                                                                                          \
     ".macro step_4x1 bits\n"                                                                                           \
@@ -93,29 +128,293 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
     ".endr\n"                                                                                                          \
     ".endm\n"
 
-/* A loop of `steps` steps a turn, two for wide fields unless size matters more: an odd number of words then enters in the
- * middle. noipa: the compiler must not think that what it does not see leaves r0-r3 alone. */
+/* A loop of 1, 2 or 4 steps a turn, as many as it takes for so many pairs; what is left of a turn comes first. noipa: the
+ * compiler must not think that what it does not see leaves r0-r3 alone. */
 #define SGSC_DOT_ASM(BITS, ROWS, CHANNELS)                                                                             \
     static __attribute__((naked, noipa, unused)) void sgsc_dot##BITS##_##ROWS##x##CHANNELS(                            \
         struct sgsc_block *block __attribute__((unused)), const int8_t *row __attribute__((unused)),                   \
         const uint32_t *words __attribute__((unused)), const uint32_t *end __attribute__((unused)))                    \
     {                                                                                                                  \
-        __asm__(SGSC_DOT_MACROS ".set bits, " #BITS "\n .set steps, 1\n"                                              \
-                ".if bits > " SGSC_SINGLE_STEP "\n .set steps, 2\n .endif\n"                                           \
+        __asm__(SGSC_DOT_MACROS ".set bits, " #BITS "\n .set words, " #CHANNELS "\n .set pairs, 16 / bits\n"           \
+                ".set steps, 1\n .rept 2\n .if steps * pairs < " SGSC_PAIRS_A_TURN "\n .set steps, 2 * steps\n"        \
+                ".endif\n .endr\n .set bytes, 4 * (1 + pairs * (1 + " #ROWS " * words + words))\n"                     \
                 " push {r0, r4-r11, lr}\n ldm r0, {r4-r7}\n"                                                           \
                 ".if bits != 8\n mov lr, #(((1 << bits) - 1) * 0x10001)\n .endif\n"                                    \
-                ".if steps == 2\n sub ip, r3, r2\n tst ip, #(4 * " #CHANNELS ")\n bne 2f\n .endif\n"                  \
-                "1:\n .rept steps - 1\n step_" #ROWS "x" #CHANNELS " " #BITS "\n .endr\n"                             \
-                "2:\n step_" #ROWS "x" #CHANNELS " " #BITS "\n"                                                        \
+                ".if steps > 1\n sub ip, r2, r3\n and ip, ip, #(4 * words * (steps - 1))\n"                            \
+                " mov r0, #(bytes / 4)\n mul ip, ip, r0\n adr.w r0, 1f\n"                                              \
+                ".if words == 4\n add r0, r0, ip, lsr #2\n .else\n add r0, ip\n .endif\n mov pc, r0\n"                 \
+                ".balign 4\n .endif\n"                                                                                 \
+                "1:\n .rept steps\n step_" #ROWS "x" #CHANNELS " " #BITS "\n .endr\n"                                  \
                 " cmp r2, r3\n bne 1b\n pop {r0}\n"                                                                    \
-                ".if bits != 8\n ldr lr, [r0, #16]\n ldm lr, {r8-r11}\n"                                               \
+                ".if bits != 8\n ldr lr, [r0, #32]\n ldm lr, {r8-r11}\n"                                               \
                 " sub r4, r4, r8, lsl #(bits - 1)\n sub r5, r5, r9, lsl #(bits - 1)\n"                                 \
                 " sub r6, r6, r10, lsl #(bits - 1)\n sub r7, r7, r11, lsl #(bits - 1)\n .endif\n"                      \
                 " stm r0, {r4-r7}\n pop {r4-r11, pc}\n"                                                                \
                 ".purgem fields\n .purgem step_4x1\n .purgem step_1x4\n");                                             \
     }
+
+/* The same of 6 bits, of which two fit into a lane: see sgsc_fields. r3 what three words leave over, the end on the stack. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot6_4x1(struct sgsc_block *block __attribute__((unused)),
+                                                                const int8_t *row __attribute__((unused)),
+                                                                const uint32_t *words __attribute__((unused)),
+                                                                const uint32_t *end __attribute__((unused)))
+{
+    __asm__(".macro rows\n ldm r1!, {r8-r11}\n"
+            " smlad r4, r0, r8, r4\n smlad r5, r0, r9, r5\n smlad r6, r0, r10, r6\n smlad r7, r0, r11, r7\n .endm\n"
+            ".macro two\n ldr ip, [r2], #4\n and r0, lr, ip\n rows\n and r0, lr, ip, lsr #6\n rows\n .endm\n"
+            " push {r0, r3-r11, lr}\n ldm r0, {r4-r7}\n mov lr, #0x003F003F\n"
+            "1:\n two\n lsr r3, ip, #12\n and r3, r3, #0x000F000F\n"
+            " two\n lsr r0, ip, #8\n and r0, r0, #0x00300030\n orr r0, r0, r3\n rows\n"
+            " lsr r3, ip, #10\n and r3, r3, #0x00300030\n"
+            " two\n lsr r0, ip, #12\n and r0, r0, #0x000F000F\n orr r0, r0, r3\n rows\n"
+            " ldr r3, [sp, #4]\n cmp r2, r3\n bne 1b\n"
+            " pop {r0, r3}\n ldr lr, [r0, #32]\n ldm lr, {r8-r11}\n"
+            " sub r4, r4, r8, lsl #5\n sub r5, r5, r9, lsl #5\n sub r6, r6, r10, lsl #5\n sub r7, r7, r11, lsl #5\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem two\n .purgem rows\n");
+}
+
+/* r0 and lr a pair of two rows each, r1 rows, r2 words, r3 the second channel's fields, r4-r7 sums of both channels,
+ * r8-r11 of the second, ip a word. Four steps a turn; what is left of four comes first. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot8_4x2(struct sgsc_block *block __attribute__((unused)),
+                                                                const int8_t *row __attribute__((unused)),
+                                                                const uint32_t *words __attribute__((unused)),
+                                                                const uint32_t *end __attribute__((unused)))
+{
+    __asm__(" push {r0, r3-r11, lr}\n"
+            " mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r8, r4\n mov r9, r4\n mov r10, r4\n mov r11, r4\n"
+            " sub ip, r2, r3\n and ip, ip, #12\n add ip, ip, ip, lsl #1\n adr.w lr, 1f\n add lr, lr, ip, lsl #2\n mov pc, lr\n"
+            ".balign 4\n"
+            "1:\n .rept 4\n"
+            " ldr.w ip, [r2], #4\n ldm.w r1!, {r0, lr}\n"
+            " smlad r4, ip, r0, r4\n smlad r5, ip, lr, r5\n sxtb16.w r3, ip\n smlad r8, r3, r0, r8\n smlad r9, r3, lr, r9\n"
+            " ldm.w r1!, {r0, lr}\n"
+            " smlad r6, ip, r0, r6\n smlad r7, ip, lr, r7\n smlad r10, r3, r0, r10\n smlad r11, r3, lr, r11\n"
+            ".endr\n"
+            " ldr r3, [sp, #4]\n cmp r2, r3\n bne 1b\n"
+            " pop {r0, r3}\n ldrd r1, r2, [r0, #36]\n"
+            " sub r4, r4, r8\n sub r5, r5, r9\n sub r6, r6, r10\n sub r7, r7, r11\n"
+            " add r4, r1, r4, asr #8\n add r5, r1, r5, asr #8\n add r6, r1, r6, asr #8\n add r7, r1, r7, asr #8\n"
+            " add r8, r2\n add r9, r2\n add r10, r2\n add r11, r2\n"
+            " stm r0, {r4-r11}\n pop {r4-r11, pc}\n");
+}
+
+/* r0 a pair of lanes, r1 rows, r2 words, r3 the middle, r4-r7 sums of both channels, r8-r11 a pair of each row, ip a word,
+ * lr the mask; the second channel's sums are on the stack, below the block and the end. Two words a turn. */
+#define SGSC_DOT_PAIR(BITS)                                                                                            \
+    static __attribute__((naked, noipa, unused)) void sgsc_dot##BITS##_4x2(                                            \
+        struct sgsc_block *block __attribute__((unused)), const int8_t *row __attribute__((unused)),                   \
+        const uint32_t *words __attribute__((unused)), const uint32_t *end __attribute__((unused)))                    \
+    {                                                                                                                  \
+        __asm__(".set bits, " #BITS "\n .set low, 16 - bits\n"                                                         \
+                ".macro step\n"                                                                                        \
+                " ldr ip, [r2], #4\n .set at, 0\n"                                                                     \
+                ".rept 8 / bits\n"                                                                                     \
+                " ldm r1!, {r8-r11}\n"                                                                                 \
+                ".if at\n and r0, lr, ip, ror #at\n .else\n and r0, lr, ip\n .endif\n"                                 \
+                " smlad r4, r0, r8, r4\n smlad r5, r0, r9, r5\n smlad r6, r0, r10, r6\n smlad r7, r0, r11, r7\n"       \
+                ".set at, at + 2 * bits\n"                                                                             \
+                ".endr\n"                                                                                              \
+                ".endm\n"                                                                                              \
+                " push {r0, r3-r11, lr}\n sub ip, r3, r2\n ldr r3, [r0, #44]\n"                                        \
+                " add r8, ip, #4\n lsr r8, r8, #3\n mul r8, r8, r3\n rsb r8, r8, #0\n"                                 \
+                " mov r9, r8\n mov r10, r8\n mov r11, r8\n push {r8-r11}\n"                                            \
+                " mov r4, r3\n mov r5, r3\n mov r6, r3\n mov r7, r3\n"                                                 \
+                " movw lr, #(((1 << bits) - 1) << low | ((1 << bits) - 1))\n"                                          \
+                " orr lr, lr, lr, lsl #16\n"                                                                           \
+                " tst ip, #4\n bne 2f\n"                                                                               \
+                "1:\n step\n"                                                                                          \
+                "2:\n step\n"                                                                                          \
+                " ldm sp, {r8-r11}\n"                                                                                  \
+                " ubfx r0, r4, #0, #low\n bfi r4, r3, #0, #low\n add r8, r0\n"                                         \
+                " ubfx r0, r5, #0, #low\n bfi r5, r3, #0, #low\n add r9, r0\n"                                         \
+                " ubfx r0, r6, #0, #low\n bfi r6, r3, #0, #low\n add r10, r0\n"                                        \
+                " ubfx r0, r7, #0, #low\n bfi r7, r3, #0, #low\n add r11, r0\n"                                        \
+                " ldr ip, [sp, #20]\n stm sp, {r8-r11}\n"                                                              \
+                " cmp r2, ip\n bne 1b\n"                                                                               \
+                " add sp, #16\n pop {r0, r3}\n"                                                                        \
+                " ldr lr, [r0, #32]\n ldm lr, {r1-r3, ip}\n"                                                           \
+                " sub r8, r8, r1, lsl #(bits - 1)\n sub r9, r9, r2, lsl #(bits - 1)\n"                                 \
+                " sub r10, r10, r3, lsl #(bits - 1)\n sub r11, r11, ip, lsl #(bits - 1)\n"                             \
+                " ldrd r1, r2, [r0, #36]\n"                                                                            \
+                " add r4, r1, r4, asr #low\n add r5, r1, r5, asr #low\n"                                               \
+                " add r6, r1, r6, asr #low\n add r7, r1, r7, asr #low\n"                                               \
+                " add r8, r2\n add r9, r2\n add r10, r2\n add r11, r2\n"                                               \
+                " stm r0, {r4-r11}\n pop {r4-r11, pc}\n .purgem step\n");                                              \
+    }
+
+/* r0 and ip a pair of activations, r4-r7 sums, r8-r11 lanes of two channels each, two pairs of them. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot8_1x4s(struct sgsc_block *block __attribute__((unused)),
+                                                                 const int8_t *row __attribute__((unused)),
+                                                                 const uint32_t *words __attribute__((unused)),
+                                                                 const uint32_t *end __attribute__((unused)))
+{
+    __asm__(".macro two_channels lanes, activations, both, second\n"
+            " smlad \\both, \\lanes, \\activations, \\both\n sxtb16 \\lanes, \\lanes\n"
+            " smlad \\second, \\lanes, \\activations, \\second\n"
+            ".endm\n"
+            " push {r0, r4-r11, lr}\n mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n"
+            " sub ip, r3, r2\n tst ip, #16\n bne 2f\n"
+            "1:\n ldm r2!, {r8-r11}\n ldrd r0, ip, [r1], #8\n"
+            " two_channels r8, r0, r4, r5\n two_channels r9, r0, r6, r7\n"
+            " two_channels r10, ip, r4, r5\n two_channels r11, ip, r6, r7\n"
+            "2:\n ldm r2!, {r8-r11}\n ldrd r0, ip, [r1], #8\n"
+            " two_channels r8, r0, r4, r5\n two_channels r9, r0, r6, r7\n"
+            " two_channels r10, ip, r4, r5\n two_channels r11, ip, r6, r7\n"
+            " cmp r2, r3\n bne 1b\n"
+            " pop {r0}\n ldm r0, {r8-r11}\n"
+            " sub r4, r4, r5\n sub r6, r6, r7\n add r4, r8, r4, asr #8\n add r5, r9\n add r6, r10, r6, asr #8\n add r7, r11\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem two_channels\n");
+}
+
+/* The same of lanes of four channels; lr a second pair of activations, r0 fields. */
+static __attribute__((naked, noipa, unused)) void sgsc_dot4_1x4s(struct sgsc_block *block __attribute__((unused)),
+                                                                 const int8_t *row __attribute__((unused)),
+                                                                 const uint32_t *words __attribute__((unused)),
+                                                                 const uint32_t *end __attribute__((unused)))
+{
+    __asm__(".macro four_channels lanes, activations\n"
+            " smlad r4, \\lanes, \\activations, r4\n"
+            " and r0, \\lanes, #0x0F000F00\n smlad r5, r0, \\activations, r5\n"
+            " uxtb16 \\lanes, \\lanes\n smlad r6, \\lanes, \\activations, r6\n"
+            " and \\lanes, \\lanes, #0x000F000F\n smlad r7, \\lanes, \\activations, r7\n"
+            ".endm\n"
+            ".macro step\n"
+            " ldm r2!, {r8-r11}\n"
+            " ldrd ip, lr, [r1], #8\n four_channels r8, ip\n four_channels r9, lr\n"
+            " ldrd ip, lr, [r1], #8\n four_channels r10, ip\n four_channels r11, lr\n"
+            ".endm\n"
+            " push {r0, r4-r11, lr}\n mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n"
+            " sub ip, r3, r2\n tst ip, #16\n bne 2f\n"
+            "1:\n step\n"
+            "2:\n step\n"
+            " cmp r2, r3\n bne 1b\n"
+            " pop {r0}\n sub r4, r4, r5\n sub r4, r4, r6\n sub r6, r6, r7\n"
+            " ldr lr, [r0, #32]\n ldr lr, [lr]\n ldm r0, {r8-r11}\n"
+            " sub r9, r9, lr, lsl #3\n sub r10, r10, lr, lsl #3\n sub r11, r11, lr, lsl #3\n"
+            " add r4, r8, r4, asr #12\n add r5, r9, r5, asr #8\n add r6, r10, r6, asr #4\n add r7, r11\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem step\n .purgem four_channels\n");
+}
+
+/* r0 lanes, r3 the middle, r4 and r5 sums of the first and the last two channels, r6, r7, r10, r11 pairs of activations, r8
+ * and r9 words, lr the mask; the second channels' sums are on the stack, below the block and the end. */
+#define SGSC_DOT_SHARED(BITS)                                                                                          \
+    static __attribute__((naked, noipa, unused)) void sgsc_dot##BITS##_1x4s(                                           \
+        struct sgsc_block *block __attribute__((unused)), const int8_t *row __attribute__((unused)),                   \
+        const uint32_t *words __attribute__((unused)), const uint32_t *end __attribute__((unused)))                    \
+    {                                                                                                                  \
+        __asm__(".set bits, " #BITS "\n .set low, 16 - bits\n"                                                         \
+                ".macro lanes of, activations, sum\n"                                                                  \
+                ".if at\n and r0, lr, \\of, ror #at\n .else\n and r0, lr, \\of\n .endif\n"                             \
+                " smlad \\sum, r0, \\activations, \\sum\n"                                                             \
+                ".endm\n"                                                                                              \
+                ".macro pair activations\n"                                                                            \
+                " lanes r8, \\activations, r4\n lanes r9, \\activations, r5\n .set at, at + 2 * bits\n"                \
+                ".endm\n"                                                                                              \
+                ".macro step\n"                                                                                        \
+                " ldrd r8, r9, [r2], #8\n .set at, 0\n"                                                                \
+                ".rept 2 / bits\n ldm r1!, {r6, r7, r10, r11}\n pair r6\n pair r7\n pair r10\n pair r11\n .endr\n"     \
+                ".endm\n"                                                                                              \
+                " push {r0, r3-r11, lr}\n sub ip, r3, r2\n ldr r3, [r0, #44]\n"                                        \
+                " add r8, ip, #8\n lsr r8, r8, #4\n mul r8, r8, r3\n rsb r8, r8, #0\n mov r9, r8\n push {r8, r9}\n"    \
+                " mov r4, r3\n mov r5, r3\n"                                                                           \
+                " movw lr, #(((1 << bits) - 1) << low | ((1 << bits) - 1))\n orr lr, lr, lr, lsl #16\n"                \
+                " tst ip, #8\n bne 2f\n"                                                                               \
+                "1:\n step\n"                                                                                          \
+                "2:\n step\n"                                                                                          \
+                " ldrd r8, r9, [sp]\n"                                                                                 \
+                " ubfx r0, r4, #0, #low\n bfi r4, r3, #0, #low\n add r8, r0\n"                                         \
+                " ubfx r0, r5, #0, #low\n bfi r5, r3, #0, #low\n add r9, r0\n"                                         \
+                " ldr ip, [sp, #12]\n strd r8, r9, [sp]\n"                                                             \
+                " cmp r2, ip\n bne 1b\n"                                                                               \
+                " add sp, #8\n pop {r0, r3}\n mov r5, r5, asr #low\n"                                                  \
+                " ldr lr, [r0, #32]\n ldr lr, [lr]\n sub r8, r8, lr, lsl #(bits - 1)\n"                                \
+                " sub r9, r9, lr, lsl #(bits - 1)\n ldm r0, {r1, r2, r3, ip}\n"                                        \
+                " add r4, r1, r4, asr #low\n add r1, r2, r8\n add r2, r3, r5\n add r3, ip, r9\n"                       \
+                " str r4, [r0]\n str r1, [r0, #4]\n str r2, [r0, #8]\n str r3, [r0, #12]\n"          \
+                " pop {r4-r11, pc}\n .purgem step\n .purgem pair\n .purgem lanes\n");                                  \
+    }
 #else
 #define SGSC_DOT_ASM SGSC_DOT_ANY
+
+/* A lane of two channels with an activation of each of `rows` rows, 1 or 4. */
+static inline void sgsc_add_lane(uint32_t *first, uint32_t *second, uint32_t lane, const int8_t *row, int32_t rows,
+                                 int32_t bits)
+{
+    const int32_t both = (int32_t)(int16_t)(uint16_t)lane, mask = (1 << bits) - 1;
+    const int32_t low = bits == 8 ? (int32_t)(int8_t)(uint8_t)lane : both & mask;
+    const int32_t high = (both - low) >> (bits == 8 ? 8 : 16 - bits);
+    for (int32_t r = 0; r < rows; ++r) {
+        int16_t activation;
+        memcpy(&activation, __builtin_assume_aligned(row + 4 * r, sizeof activation), sizeof activation);
+        first[r] += (uint32_t)(high * activation);
+        second[r] += (uint32_t)(low * activation);
+    }
+}
+
+/* Lanes of two channels, `words` of each two by turns. */
+static inline void sgsc_add_lanes(uint32_t *sums, const int8_t *row, const uint32_t *words, const uint32_t *end,
+                                  int32_t rows, int32_t bits)
+{
+    const int32_t turns = 4 / rows;
+    for (; words != end; words += (turns + 1) / 2) {
+        for (int32_t at = 0; at < 16; at += bits == 8 ? 16 : 2 * bits) {
+            for (int32_t i = 0; i < (turns + 1) / 2; ++i) {
+                const uint32_t word = at == 0 ? words[i] : words[i] >> at | words[i] << (32 - at);
+                uint32_t *const first = sums + 2 * i, *const second = first + rows;
+                sgsc_add_lane(first, second, word, row, rows, bits);
+                sgsc_add_lane(first, second, word >> 16, row + 2, rows, bits);
+            }
+            row += 4 * rows;
+        }
+    }
+}
+#define SGSC_DOT_PAIR(BITS)                                                                                            \
+    SGSC_KERNEL void sgsc_dot##BITS##_4x2(struct sgsc_block *block, const int8_t *row, const uint32_t *words,          \
+                                          const uint32_t *end)                                                         \
+    {                                                                                                                  \
+        uint32_t sums[8] = {0};                                                                                        \
+        sgsc_add_lanes(sums, row, words, end, 4, BITS);                                                                \
+        for (int32_t i = 0; i < 8; ++i) {                                                                              \
+            const uint32_t offset = i < 4 || (BITS) == 8 ? 0 : (uint32_t)block->totals[i % 4] << ((BITS) - 1);         \
+            block->sums[i] = (int32_t)(sums[i] + (uint32_t)block->bias[i / 4] - offset);                               \
+        }                                                                                                              \
+    }
+#define SGSC_DOT_SHARED(BITS)                                                                                          \
+    SGSC_KERNEL void sgsc_dot##BITS##_1x4s(struct sgsc_block *block, const int8_t *row, const uint32_t *words,         \
+                                           const uint32_t *end)                                                        \
+    {                                                                                                                  \
+        uint32_t sums[4] = {0};                                                                                        \
+        sgsc_add_lanes(sums, row, words, end, 1, BITS);                                                                \
+        for (int32_t i = 0; i < 4; ++i) {                                                                              \
+            const uint32_t offset = i % 2 == 0 || (BITS) == 8 ? 0 : (uint32_t)block->totals[0] << ((BITS) - 1);        \
+            block->sums[i] = (int32_t)((uint32_t)block->sums[i] + sums[i] - offset);                                   \
+        }                                                                                                              \
+    }
+SGSC_DOT_SHARED(8)
+SGSC_DOT_ANY(6, 4, 1)
+
+SGSC_KERNEL void sgsc_dot4_1x4s(struct sgsc_block *block, const int8_t *row, const uint32_t *words, const uint32_t *end)
+{
+    uint32_t sums[4];
+    for (int32_t i = 0; i < 4; ++i) {
+        sums[i] = (uint32_t)block->sums[i] - (i == 0 ? 0u : (uint32_t)block->totals[0] << 3);
+    }
+    for (; words != end; ++words, row += 4) {
+        for (int32_t lane = 0; lane < 2; ++lane) {
+            int16_t activation;
+            memcpy(&activation, __builtin_assume_aligned(row + 2 * lane, sizeof activation), sizeof activation);
+            const int32_t four = (int32_t)(int16_t)(uint16_t)(*words >> 16 * lane);
+            sums[0] += (uint32_t)((four >> 12) * activation);
+            sums[1] += (uint32_t)((four >> 8 & 15) * activation);
+            sums[2] += (uint32_t)((four >> 4 & 15) * activation);
+            sums[3] += (uint32_t)((four & 15) * activation);
+        }
+    }
+    for (int32_t i = 0; i < 4; ++i) {
+        block->sums[i] = (int32_t)sums[i];
+    }
+}
+SGSC_DOT_PAIR(8)
 #endif
 
 #define SGSC_DOTS(BITS)       \
@@ -128,8 +427,16 @@ SGSC_DOTS(3)
 SGSC_DOTS(4)
 SGSC_DOTS(5)
 SGSC_DOTS(8)
+SGSC_DOT_ANY(6, 1, 4)
+SGSC_DOT_ANY(6, 1, 1)
+SGSC_DOT_PAIR(1)
+SGSC_DOT_PAIR(2)
+SGSC_DOT_SHARED(1)
+SGSC_DOT_SHARED(2)
 #undef SGSC_DOTS
 #undef SGSC_DOT_ASM
 #undef SGSC_DOT_ANY
+#undef SGSC_DOT_PAIR
+#undef SGSC_DOT_SHARED
 
 #endif

@@ -60,8 +60,8 @@ static inline int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t col
                           int32_t column_stride, int32_t fours, int32_t ones, int32_t start, int32_t left, int32_t m, \
                           int32_t right, int32_t zero, int32_t low, int32_t high)                                     \
     {                                                                                                                 \
-        const struct sgsc_scale scale = {left, m, right, zero, low, high};                                            \
-        const int32_t offset = sgsc_short_offset(zero, right);                                                        \
+        const struct sgsc_scale scale = SGSC_SCALE;                                                               \
+        const int32_t offset = sgsc_scale_offset(&scale, FORM);                                                        \
         for (int32_t group = 0; group < fours + ones; ++group) {                                                      \
             int32_t sums[4];                                                                                          \
             const int32_t some = group < fours ? 4 : 1;                                                               \
@@ -71,7 +71,7 @@ static inline int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t col
                 sums[0] = sgsc_window_sum(x, rows, columns, row_stride, column_stride);                               \
             }                                                                                                         \
             for (int32_t k = 0; k < some; ++k) {                                                                      \
-                const int32_t acc = sgsc_add_shifted(0, start + sums[k], SGSC_DOUBLES(FORM));                         \
+                const int32_t acc = sgsc_add_shifted(0, start + sums[k], FORM == SGSC_TFLITE);                         \
                 *out++ = sgsc_rescale(acc, offset, &scale, FORM, CLAMPS);                                             \
             }                                                                                                         \
             x += some;                                                                                                \
@@ -150,19 +150,20 @@ SGSC_KERNEL void sgsc_max_pool(int8_t *out, const int8_t *x, int32_t rows, int32
                           int32_t a_zero, int32_t b_zero, int32_t left, int32_t m, int32_t right, int32_t zero,       \
                           int32_t low, int32_t high)                                                                  \
     {                                                                                                                 \
-        const struct sgsc_scale scale = {left, m, right, zero, low, high};                                            \
-        const int32_t offset = sgsc_short_offset(zero, right);                                                        \
+        const struct sgsc_scale scale = SGSC_SCALE;                                                               \
+        const int32_t offset = sgsc_scale_offset(&scale, FORM);                                                        \
         for (int32_t j = 0; j < columns; ++j) {                                                                       \
             int32_t sum = 0;                                                                                          \
             for (int32_t i = 0; i < depth; ++i) {                                                                     \
                 sum += (a[i] - a_zero) * (b[i * columns + j] - b_zero);                                               \
             }                                                                                                         \
-            out[j] = sgsc_rescale(sgsc_add_shifted(0, sum, SGSC_DOUBLES(FORM)), offset, &scale, FORM, CLAMPS);        \
+            out[j] = sgsc_rescale(sgsc_add_shifted(0, sum, FORM == SGSC_TFLITE), offset, &scale, FORM, CLAMPS);        \
         }                                                                                                             \
     }
 SGSC_FORMS(SGSC_MATMUL, sgsc_matmul, )
 #undef SGSC_MATMUL
 #undef SGSC_FORMS
 #undef SGSC_TFLITE_FORMS
+#undef SGSC_SCALE
 
 #endif

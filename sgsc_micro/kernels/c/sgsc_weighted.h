@@ -1,10 +1,13 @@
 /* What a convolution and a dense layer do with rows of activations: every channel's dot products, then int8.
  *
- * The channels come as a stream of words. For neighbours of one width it has their number, with the number of planes of
- * fields above bit 24; for each plane, the highest first, its field width, from bit 4 how far it lies below the one before,
- * from bit 8 its words per channel; then the words, channel by channel, or where a row is alone four channels by turns. */
+ * The channels come as a stream of words. For neighbours of one kind it has their number, from bit 24 the number of planes
+ * of fields, or 0xFF where channels share lanes; for each plane, the highest first, its field width, from bit 4 how far
+ * it lies below the one before, from bit 8 its words per channel, or of those that share lanes; then the words, channel by channel, or where a row
+ * is alone four channels by turns. */
 #ifndef SGSC_WEIGHTED_H
 #define SGSC_WEIGHTED_H
+
+#define SGSC_SHARED 0xFFu
 
 /* How accumulators become int8: constants by channel, or with a step of 0 one of all. */
 struct sgsc_end {
@@ -18,11 +21,15 @@ struct sgsc_end {
 #define SGSC_HAS(BITS, SHAPE) (SGSC_FIELDS_##SHAPE >> BITS & 1 ? sgsc_dot##BITS##_##SHAPE : 0)
 #define SGSC_TABLE(SHAPE)                                                                                    \
     static sgsc_dot *const sgsc_dots_##SHAPE[] __attribute__((unused)) = {                                   \
-        0, SGSC_HAS(1, SHAPE), SGSC_HAS(2, SHAPE), SGSC_HAS(3, SHAPE), SGSC_HAS(4, SHAPE), SGSC_HAS(5, SHAPE), 0, 0, \
+        0, SGSC_HAS(1, SHAPE), SGSC_HAS(2, SHAPE), SGSC_HAS(3, SHAPE), SGSC_HAS(4, SHAPE), SGSC_HAS(5, SHAPE), SGSC_HAS(6, SHAPE), 0, \
         SGSC_HAS(8, SHAPE)}
 SGSC_TABLE(4x1);
 SGSC_TABLE(1x4);
 SGSC_TABLE(1x1);
+static sgsc_dot *const sgsc_dots_4x2[] __attribute__((unused)) = {
+    0, SGSC_HAS(1, 4x2), SGSC_HAS(2, 4x2), 0, 0, 0, 0, 0, SGSC_HAS(8, 4x2)};
+static sgsc_dot *const sgsc_dots_1x4s[] __attribute__((unused)) = {
+    0, SGSC_HAS(1, 1x4s), SGSC_HAS(2, 1x4s), 0, SGSC_HAS(4, 1x4s), 0, 0, 0, SGSC_HAS(8, 1x4s)};
 #undef SGSC_TABLE
 
 static inline int32_t sgsc_bias(const struct sgsc_end *end, int32_t channel)
@@ -33,10 +40,32 @@ static inline int32_t sgsc_bias(const struct sgsc_end *end, int32_t channel)
     return ((const int32_t *)end->bias)[channel];
 }
 
-/* The sums of `sums` rows' activations, `pairs` of each. */
+#if SGSC_DSP
+/* r0 totals, r1 rows, r2 what is left to do, r3 ones, r4-r7 sums, r8-r11 a pair of each row. */
+static __attribute__((naked, noipa, unused)) void sgsc_sum_rows(int32_t *totals __attribute__((unused)),
+                                                                const int8_t *rows __attribute__((unused)),
+                                                                int32_t pairs __attribute__((unused)))
+{
+    __asm__(" push {r4-r11, lr}\n mov r4, #0\n mov r5, r4\n mov r6, r4\n mov r7, r4\n mov r3, #0x00010001\n"
+            ".macro step\n ldm r1!, {r8-r11}\n"
+            " smlad r4, r8, r3, r4\n smlad r5, r9, r3, r5\n smlad r6, r10, r3, r6\n smlad r7, r11, r3, r7\n .endm\n"
+            " tst r2, #1\n bne 2f\n"
+            "1:\n step\n"
+            "2:\n step\n subs r2, #2\n bgt 1b\n"
+            " stm r0, {r4-r7}\n pop {r4-r11, pc}\n .purgem step\n");
+}
+#endif
+
+/* The sums of the activations of 4 rows or 1, `pairs` of each; of one, four times. */
 static inline void sgsc_sum(int32_t *totals, const int8_t *row, int32_t pairs, int32_t rows)
 {
     uint32_t sums[4] = {0};
+#if SGSC_DSP
+    if (rows == 4 && pairs > 0) {
+        sgsc_sum_rows(totals, row, pairs);
+        return;
+    }
+#endif
     for (int32_t i = 0; i < pairs; ++i) {
         SGSC_UNROLL for (int32_t r = 0; r < rows; ++r) {
             sums[r] = sgsc_smlad(sgsc_load_pair(row), 0x00010001u, sums[r]);
@@ -71,7 +100,7 @@ SGSC_KERNEL const uint32_t *sgsc_planes(struct sgsc_block *block, const int8_t *
 }
 
 /* Any multiplier and accumulator: `code` is the shift, plus 64 where the short form would overflow. */
-SGSC_KERNEL int8_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, const struct sgsc_end *end, int32_t twice)
+SGSC_KERNEL int32_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, const struct sgsc_end *end, int32_t twice)
 {
     const int32_t shift = code > 31 ? code - 64 : code, least = twice ? 0 : 1;
     const int32_t right = shift > least ? shift : least;
@@ -80,44 +109,91 @@ SGSC_KERNEL int8_t sgsc_requantise_any(int32_t acc, int32_t m, int32_t code, con
                  : sgsc_requantise(acc, m, right, end->zero, end->low, end->high);
 }
 
+/* A shift in 1..22 and an accumulator that can be doubled, which it is for `twice`; offset as of sgsc_offset. */
+static inline __attribute__((always_inline)) int32_t sgsc_requantise_short(int32_t acc, int32_t m, int32_t shift,
+                                                                           int32_t offset, const struct sgsc_end *end,
+                                                                           int32_t twice, int32_t clamps)
+{
+    int32_t high = sgsc_add_high(offset, acc, m, twice);
+    if (twice) { /* half away from zero is half up of one less below zero; at -1, which may round to 0, all is the same */
+        high += acc >> 31;
+    }
+    const int32_t q = sgsc_saturate(high >> shift);
+    return clamps ? sgsc_clamp(q, end->low, end->high) : q;
+}
+
+/* A shift in -30..0, and an accumulator that can be shifted left by one more: then nothing is rounded a second time. */
+static inline __attribute__((always_inline)) int32_t sgsc_requantise_up(int32_t acc, int32_t m, int32_t shift,
+                                                                        const struct sgsc_end *end, int32_t twice,
+                                                                        int32_t clamps)
+{
+    const int32_t scaled = sgsc_add_shifted(0, acc, 1 - shift);
+    const int32_t q = sgsc_saturate(twice ? sgsc_add_high(end->zero, scaled, m, 1)
+                                          : sgsc_add_high(2 * end->zero + 1, scaled, m, 0) >> 1);
+    return clamps ? sgsc_clamp(q, end->low, end->high) : q;
+}
+
+/* The zero point and a half, before the shift. */
+static inline int32_t sgsc_offset(const struct sgsc_end *end, int32_t shift)
+{
+    return (2 * end->zero + 1) * (1 << (shift - 1));
+}
+
 /* One channel's accumulators to int8, to `out` and on at these distances. `twice` and `clamps` are literals: TFLite's
  * two roundings, and an output that does not end where int8 does. */
 static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const int32_t *distances, const int32_t *sums,
-                                                             int32_t count, int32_t channel, const struct sgsc_end *end,
-                                                             int32_t twice, int32_t clamps)
+                                                             int32_t count, int32_t m, int32_t shift,
+                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
 {
-    const int32_t m = end->multipliers[channel * end->multiplier_step];
-    const int32_t shift = end->shifts[channel * end->shift_step];
     if (shift < 1 || shift > 22) {
         for (int32_t i = 0; i < count; ++i) {
-            out[distances[i]] = sgsc_requantise_any(sums[i], m, shift, end, twice);
+            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, clamps)
+                                                       : sgsc_requantise_any(sums[i], m, shift, end, twice);
+            out[distances[i]] = (int8_t)q;
         }
         return;
     }
-    const int32_t offset = sgsc_short_offset(end->zero, shift), form = twice ? SGSC_TFLITE : SGSC_SINGLE;
+    const int32_t offset = sgsc_offset(end, shift);
     SGSC_UNROLL for (int32_t i = 0; i < count; ++i) {
-        const int32_t acc = twice ? sgsc_add_shifted(0, sums[i], 1) : sums[i];
-        out[distances[i]] = sgsc_requantise_short(acc, m, shift, offset, end->low, end->high, form, clamps);
+        const int32_t acc = sgsc_add_shifted(0, sums[i], twice);
+        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, clamps);
     }
 }
 
 /* Four rows side by side of `pairs` pairs, one a pixel; of the last ones beyond `pixels` the result is the last's again.
  * `pairs` is 0 where no sum of a row is needed. */
 static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32_t stride, int32_t pixels,
-                                                              const int8_t *row, int32_t pairs, const uint32_t *stream,
-                                                              int32_t channels, const struct sgsc_end *end,
+                                                              const int8_t *row, int32_t pairs, int32_t input_zero,
+                                                              const uint32_t *stream, int32_t channels, const struct sgsc_end *end,
                                                               int32_t twice, int32_t clamps)
 {
     int32_t totals[4], distances[4];
     struct sgsc_block block;
+    const int32_t *m = end->multipliers;
+    const int8_t *shift = end->shifts;
     sgsc_sum(totals, row, pairs, 4);
     block.totals = totals;
+    block.middle = sgsc_middle(input_zero);
     for (int32_t i = 0; i < 4; ++i) {
         distances[i] = (i < pixels ? i : pixels - 1) * stride;
     }
     for (int32_t c = 0; c < channels;) {
         const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
         const uint32_t planes = *stream >> 24, *const plane = stream + 1;
+        if (planes == SGSC_SHARED) {
+            sgsc_dot *const dot = sgsc_dots_4x2[*plane & 15u];
+            for (stream = plane + 1; c < last; c += 2) {
+                const uint32_t *const words = stream;
+                stream += *plane >> 8;
+                block.bias[0] = sgsc_bias(end, c);
+                block.bias[1] = sgsc_bias(end, c + 1);
+                dot(&block, row, words, stream);
+                for (int32_t i = 0; i < 2; ++i, m += end->multiplier_step, shift += end->shift_step) {
+                    sgsc_store(out++, distances, block.sums + 4 * i, 4, *m, *shift, end, twice, clamps);
+                }
+            }
+            continue;
+        }
         for (stream = plane + planes; c < last; ++c) {
             const int32_t bias = sgsc_bias(end, c);
             block.sums[0] = bias;
@@ -131,56 +207,82 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
             } else {
                 stream = sgsc_planes(&block, row, plane, planes, stream, 1, sgsc_dots_4x1);
             }
-            sgsc_store(out + c, distances, block.sums, 4, c, end, twice, clamps);
+            sgsc_store(out++, distances, block.sums, 4, *m, *shift, end, twice, clamps);
+            m += end->multiplier_step;
+            shift += end->shift_step;
         }
     }
 }
 
-/* One row. */
-static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const int8_t *row, int32_t pairs,
-                                                             const uint32_t *stream, int32_t channels,
-                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+/* `channels` of one kind, a multiple of `together` of 1 or 4, with one row; the words behind them. */
+static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
+    int8_t *out, int32_t first, int32_t channels, int32_t together, struct sgsc_block *block, const int8_t *row,
+    const uint32_t *plane, uint32_t planes, const uint32_t *words, sgsc_dot *const *dots, const struct sgsc_end *end,
+    int32_t twice, int32_t clamps)
 {
     static const int32_t here[1] = {0};
+    const int32_t *m = end->multipliers + first * end->multiplier_step;
+    const int8_t *shift = end->shifts + first * end->shift_step;
+    const uint32_t highest = planes == 0 ? 0 : *plane; /* channels without weights have no plane */
+    sgsc_dot *const dot = dots[highest & 15u];
+    const uint32_t step = (highest >> 8) * (planes == SGSC_SHARED ? 1u : (uint32_t)together);
+    for (int8_t *const last = out + channels; out != last; first += together) {
+        SGSC_UNROLL for (int32_t i = 0; i < together; ++i) {
+            block->sums[i] = sgsc_bias(end, first + i);
+        }
+        if (planes == 1 || planes == SGSC_SHARED) {
+            dot(block, row, words, words + step);
+            words += step;
+        } else {
+            words = sgsc_planes(block, row, plane, planes, words, (uint32_t)together, dots);
+        }
+        for (int32_t i = 0; i < together; ++i, m += end->multiplier_step, shift += end->shift_step) {
+            sgsc_store(out++, here, block->sums + i, 1, *m, *shift, end, twice, clamps);
+        }
+    }
+    return words;
+}
+
+/* One row. */
+static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const int8_t *row, int32_t pairs,
+                                                             int32_t input_zero, const uint32_t *stream, int32_t channels,
+                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+{
     int32_t totals[4];
     struct sgsc_block block;
     sgsc_sum(totals, row, pairs, 1);
     block.totals = totals;
+    block.middle = sgsc_middle(input_zero);
     for (int32_t c = 0; c < channels;) {
-        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
+        const int32_t count = (int32_t)(*stream & 0xFFFFFFu), whole = count / 4 * 4;
         const uint32_t planes = *stream >> 24, *const plane = stream + 1;
-        for (stream = plane + planes; c < last;) {
-            const int32_t together = last - c < 4 ? 1 : 4;
-            for (int32_t i = 0; i < 4; ++i) {
-                block.sums[i] = i < together ? sgsc_bias(end, c + i) : 0;
-            }
-            stream = sgsc_planes(&block, row, plane, planes, stream, (uint32_t)together,
-                                 together == 4 ? sgsc_dots_1x4 : sgsc_dots_1x1);
-            for (int32_t i = 0; i < together; ++i, ++c) {
-                sgsc_store(out + c, here, block.sums + i, 1, c, end, twice, clamps);
-            }
-        }
+        stream = plane + (planes == SGSC_SHARED ? 1 : planes);
+        stream = sgsc_by_turns(out + c, c, whole, 4, &block, row, plane, planes, stream,
+                               planes == SGSC_SHARED ? sgsc_dots_1x4s : sgsc_dots_1x4, end, twice, clamps);
+        stream = sgsc_by_turns(out + c + whole, c + whole, count - whole, 1, &block, row, plane, planes, stream,
+                               sgsc_dots_1x1, end, twice, clamps);
+        c += count;
     }
 }
 
 #define SGSC_WEIGHTED(NAME, TWICE, CLAMPS)                                                                             \
     SGSC_KERNEL void sgsc_pixels_##NAME(                                                                               \
-        int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, const uint32_t *stream,         \
-        int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
+        int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, int32_t input_zero,             \
+        const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
         const int8_t *shifts, int32_t shift_step, int32_t zero, int32_t low, int32_t high)                             \
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        sgsc_pixels(out, stride, pixels, row, pairs, stream, channels, &end, TWICE, CLAMPS);                           \
+        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                           \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_pixel_##NAME(                                                                                \
-        int8_t *out, const int8_t *row, int32_t pairs, const uint32_t *stream, int32_t channels, const void *bias,     \
-        int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,                 \
+        int8_t *out, const int8_t *row, int32_t pairs, int32_t input_zero, const uint32_t *stream, int32_t channels,   \
+        const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,                 \
         int32_t shift_step, int32_t zero, int32_t low, int32_t high)                                                   \
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        sgsc_pixel(out, row, pairs, stream, channels, &end, TWICE, CLAMPS);                                            \
+        sgsc_pixel(out, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                                            \
     }
 SGSC_WEIGHTED(single, 0, 0)
 SGSC_WEIGHTED(single_clamped, 0, 1)

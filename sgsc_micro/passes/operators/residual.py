@@ -34,7 +34,7 @@ class Residual(Operator):
 
     def scratch_bytes(self, output: Sequence[int]) -> int:
         """The weighted operator's, and behind it what it gives at the pixels of one turn."""
-        return self.weighted.scratch_bytes(output) + self.weighted.rows_at_once(output) * output[-1]
+        return self.weighted.scratch_bytes(output) + self.weighted.result_bytes(output)
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The QDQ pieces of both, one after the other."""

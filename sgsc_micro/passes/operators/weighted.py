@@ -13,6 +13,7 @@ from tvm import relax
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
+from sgsc_micro.passes.operators.planes import Planes
 from sgsc_micro.storage import row_bytes, width_of
 
 
@@ -46,18 +47,22 @@ class Weighted(Operator):
         """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
         return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
 
-    @property
-    def copies_taps(self) -> bool:
-        """Whether a row's activations are copied together before they are widened, four by four."""
-        return False
-
     def rows_at_once(self, output: Sequence[int]) -> int:
         """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
         return 4 if math.prod(output[:-1]) > 2 else 1
 
+    def gathered_bytes(self, rows: int) -> int:
+        """What gathering ``rows`` rows needs besides them."""
+        return 0
+
     def scratch_bytes(self, output: Sequence[int]) -> int:
-        """Rows, and room to copy one together."""
-        return self.rows_at_once(output) * self.row_bytes + self.copies_taps * self.taps
+        """Rows of widened activations, and what gathering them needs."""
+        rows = self.rows_at_once(output)
+        return rows * self.row_bytes + self.gathered_bytes(rows)
+
+    def result_bytes(self, output: Sequence[int]) -> int:
+        """More room, for results that something is added to."""
+        return self.rows_at_once(output) * output[-1]
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -127,9 +132,38 @@ class Conv2D(Weighted):
         return all(step == 1 for step in steps) and not any(self.padding)
 
     @property
+    def run(self) -> int:
+        """Activations of a group under one row of a kernel."""
+        return math.prod(self.weights.shape[2:])
+
+    @property
     def copies_taps(self) -> bool:
-        """See :class:`Weighted`."""
-        return math.prod(self.weights.shape[1:3]) > 1 and self.weights.shape[3] % 4 != 0
+        """Whether a row's activations are copied together before they are widened, four by four."""
+        return not self.is_pointwise and self.weights.shape[3] % 4 != 0
+
+    def gathered_bytes(self, rows: int) -> int:
+        """See :class:`Weighted`: a kernel row outside of the image, and rows before they are widened."""
+        return 0 if self.is_pointwise else self.run + self.copies_taps * rows * self.taps
+
+    def planes(self, output: Sequence[int]) -> Planes:
+        """How a depthwise one gives a result of shape ``output``."""
+        return Planes.of(output[1:3], self.weights.shape[1:3], self.strides, self.dilation, self.padding[:2])
+
+    def scratch_bytes(self, output: Sequence[int]) -> int:
+        """See :class:`Operator`."""
+        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output)
+
+    def result_bytes(self, output: Sequence[int]) -> int:
+        """See :class:`Weighted`; those of a depthwise one lie over its accumulators."""
+        return 0 if self.is_depthwise else super().result_bytes(output)
+
+    @property
+    def overwrites(self) -> tuple[int, ...]:  # type: ignore[override]
+        """A depthwise one has widened what lies below a row of output before it writes it, where rows are as long."""
+        spans = [(taps - 1) * step for taps, step in zip(self.weights.shape[1:3], self.dilation, strict=True)]
+        top, left, bottom, right = self.padding
+        keeps_size = self.strides == (1, 1) and [top + bottom, left + right] == spans
+        return (0,) if self.is_depthwise and keeps_size else ()
 
     @property
     def sees_zeros(self) -> bool:
