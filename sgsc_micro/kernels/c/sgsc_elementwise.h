@@ -1,5 +1,5 @@
-/* Sums, products, other scales and tables, over n neighbouring values. A step of 0 gives all of them one and the same
- * operand; the output may lie over an operand. */
+/* Sums, products, other scales and tables, over n values, each a step from the one before: mostly 1; 0 where one operand
+ * meets them all. The output may lie over an operand. */
 #ifndef SGSC_ELEMENTWISE_H
 #define SGSC_ELEMENTWISE_H
 
@@ -57,14 +57,16 @@ struct sgsc_operands {
     int32_t a, b, start, m, right;
 };
 
-static inline __attribute__((always_inline)) void sgsc_elementwise(int8_t *out, int32_t out_step, const int8_t *a, int32_t a_step,
+static inline __attribute__((always_inline)) void sgsc_elementwise(int8_t *out, int32_t out_step,
+                                                                   const int8_t *a, int32_t a_step,
                                                                    const int8_t *b, int32_t b_step, int32_t n,
                                                                    struct sgsc_operands of, const struct sgsc_scale *scale,
                                                                    int32_t what, int32_t form, int32_t clamps)
 {
     const int32_t doubles = form == SGSC_TFLITE, a_bits = what < SGSC_PRODUCT ? 19 + doubles : doubles;
     const int32_t offset = sgsc_scale_offset(scale, form);
-    const uint32_t a_start = (uint32_t)of.a << a_bits, b_start = (uint32_t)of.b << 21, half = (1u << of.right) >> 1;
+    const uint32_t a_start = (uint32_t)of.a << a_bits, b_start = (uint32_t)of.b << 21;
+    const int32_t half = (int32_t)((1u << of.right) >> 1);
     for (const int8_t *const end = out + n * out_step; out != end; out += out_step, a += a_step, b += b_step) {
         uint32_t acc;
         if (what == SGSC_SUM) {
@@ -75,9 +77,9 @@ static inline __attribute__((always_inline)) void sgsc_elementwise(int8_t *out, 
         if (what == SGSC_PRODUCT) {
             acc *= (uint32_t)(*b - of.b);
         } else if (what == SGSC_ADD || what == SGSC_SUBTRACT || what == SGSC_SUBTRACT_FROM) {
-            int32_t other = sgsc_add_high(0, (int32_t)(((uint32_t)*b << 21) - b_start), of.m, 1);
-            other += other >> 31;
-            const uint32_t scaled = (uint32_t)((other + (int32_t)half) >> of.right) << doubles;
+            const int32_t x = (int32_t)(((uint32_t)*b << 21) - b_start);
+            const int32_t high = sgsc_add_high(half, x, of.m, 1) + (x >> 31); /* see sgsc_requantise_short */
+            const uint32_t scaled = (uint32_t)(high >> of.right) << doubles;
             acc = what == SGSC_ADD ? acc + scaled : what == SGSC_SUBTRACT ? acc - scaled : scaled - acc;
         }
         *out = sgsc_rescale((int32_t)acc, offset, scale, form, clamps);
