@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, loops, run
+from sgsc_micro.kernels.builder import Expression, Kernel, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants, Entry
-from sgsc_micro.kernels.elementwise import Computation, adding
+from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.kernels.pack import Layout, Run, dots, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
@@ -25,7 +25,7 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     """
     constants = Constants(name)
     scratch, number = layer.scratch_bytes(output), 0
-    add: Computation | None = None
+    add: Operation | None = None
     if isinstance(layer, Residual):
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
@@ -57,11 +57,10 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
                     body.gather(first, pixels, count, alike, alike.first + g)
                     body.compute(place, count, alike, g)
             if add is not None:
-                with loops(pixel=count, channel=channels) as (pixel, channel):
-                    value = bind("value", built.row[body.values_at + pixel * channels + channel])
-                    operands = [value, built.input(1)[first + pixel, channel]]
-                    result = add(built, *(operands if number == 0 else reversed(operands)))
-                    T.buffer_store(built.output, result, [first + pixel, channel])
+                value = built.place("scratch", body.values_at), 1
+                other = T.address_of(built.input(1)[first, 0]), 1
+                operands = [value, other] if number == 0 else [other, value]
+                add(built, (T.address_of(built.output[first, 0]), 1), operands, count * channels)
     return built
 
 
