@@ -42,7 +42,7 @@ from benchmarks.plain import write_plain_library
 from sgsc_micro import reference
 from sgsc_micro.codegen import write_library
 from sgsc_micro.codegen.layout import to_real, to_stored
-from sgsc_micro.compiler_flags import Optimize
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.files import write_json, write_text
 from sgsc_micro.firmware import build_firmware
 from sgsc_micro.importers import from_tflite
@@ -96,7 +96,8 @@ def measure(
     module, as_it_came = from_tflite(path), bits == "8" and not network.random
     if not as_it_came:
         module = requantised(module, WIDTHS[bits])
-    manifest = write_library(optimise(module, target.board), folder / "library", name, optimize)
+    objective = Objective(target.instruction_set, optimize)
+    manifest = write_library(optimise(module, target.board, objective), folder / "library", name)
     counter = Counter(target, build_firmware(target, folder / "library", folder / "firmware"), folder / "library")
 
     images = network.inputs(INPUTS)

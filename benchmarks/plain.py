@@ -23,7 +23,7 @@ from sgsc_micro.passes.plan import plan
 from sgsc_micro.passes.requantise import ADD_BITS, Multiplier, multiplier_of
 
 LOOPS = Path(__file__).with_suffix(".h")
-_MODEL_H = """
+MODEL_H = """
 #ifndef MODEL_H
 #define MODEL_H
 #include <stdint.h>
@@ -80,7 +80,7 @@ def write_plain_library(module: tvm.IRModule, folder: Path) -> list[dict[str, An
         functions.append(f"static void {node.name}({parameters})\n{{\n    {layer.body()}\n}}\n")
     write_text(
         folder / "model.h",
-        _MODEL_H.format(
+        MODEL_H.format(
             inputs=places[graph.input_tensor].bytes,
             outputs=places[graph.output_tensor].bytes,
             arena=planned.arena_bytes,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sgsc_micro.compiler_flags import Optimize
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     import tvm
 
 LIBRARY, FIRMWARE = "library", "firmware"
-LEAVES = ("compiler_flags.py", "storage.py", "ir.py", "fixed_point.py")
+LEAVES = ("blocking.py", "compiler_flags.py", "costs.py", "storage.py", "ir.py", "fixed_point.py")
 """The modules outside the rooms that decide what a library is."""
 
 
@@ -42,15 +43,15 @@ def make_library(
 
     def work(partial: Path) -> None:
         before()
-        write_library(optimise(network(), board), partial, name, optimize, selftest)
+        write_library(optimise(network(), board, objective), partial, name, selftest)
 
-    board = target.board
+    board, objective = target.board, Objective(target.instruction_set, optimize)
     memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
     code = code_hash("importers", "passes", "kernels", "codegen", *LEAVES)
     cases = selftest if selftest is None else f"{selftest.dtype} {selftest.shape} {sha256_bytes(selftest.tobytes())}"
     inputs = {
         **source,
-        "optimize": optimize,
+        **asdict(objective),
         "selftest": cases,
         "memories": memories,
         "code": code,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -30,3 +31,15 @@ class Optimize(StrEnum):
         """
         faster = ("-fipa-cp-clone", "-fpeel-loops") if self is Optimize.SPEED else ()
         return ("-fno-schedule-insns", *faster)
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a library is made for: a target's instruction set, and what its code favours."""
+
+    instruction_set: str
+    optimize: Optimize
+
+
+ANY_TARGET = Objective("dsp", Optimize.BALANCED)
+"""What stands for them all where the compressor, whose result is every target's, counts bytes."""

@@ -40,7 +40,7 @@ moved."""
 
 COMPRESSING = (
     *("compress", "reference", "importers", "passes", "kernels", "codegen"),
-    *("arrays.py", "fixed_point.py", "ir.py", "storage.py"),
+    *("arrays.py", "blocking.py", "compiler_flags.py", "costs.py", "fixed_point.py", "ir.py", "storage.py"),
 )
 """The rooms that decide what comes out of the compressor, besides the source's own."""
 

@@ -82,13 +82,6 @@ def stored_bits(bits: int, taps: int) -> int:
     return max(b for b in range(bits, MAX_BITS + 1) if (channel_words(b, taps), len(planes(b, taps))) == cost)
 
 
-def row_bytes(bits: int, taps: int) -> int:
-    """Bytes of the widened int16 activations that a channel's planes read, their padding included; a multiple of 4."""
-    stored = planes(stored_bits(bits, taps), taps)
-    covered = [plane_words(b, taps) // field_group(b)[0] * field_group(b)[1] for b in stored]
-    return 2 * max([taps + taps % 2, *covered])
-
-
 WIDTH_BITS = 4
 """What says in a stream of bits how wide the weights are that follow."""
 

@@ -11,7 +11,7 @@ import pytest
 
 from sgsc_micro import reference
 from sgsc_micro.codegen import HostLibrary, to_stored, write_library
-from sgsc_micro.compiler_flags import Optimize
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.firmware import build_firmware
 from sgsc_micro.passes import optimise
@@ -32,7 +32,7 @@ def test_the_same_bytes_from_smaller_and_from_faster_code(tmp_path: Path) -> Non
     code, instructions = {}, {}
     for choice in Optimize:
         library = tmp_path / choice / "library"
-        manifest = write_library(optimise(module), library, "net", choice)
+        manifest = write_library(optimise(module, objective=Objective(target.instruction_set, choice)), library, "net")
         stored = to_stored(manifest, x)
         expected = reference.run_integers(module, x).reshape(len(x), -1)
         assert np.array_equal(HostLibrary(library).run(stored), expected)
@@ -47,7 +47,8 @@ def test_the_same_bytes_from_smaller_and_from_faster_code(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("seed", [3, 23])  # of 23 gcc 12 says at -O3 that an array is shorter than it is
 def test_fast_code_compiles_without_a_warning(seed: int, tmp_path: Path) -> None:
-    write_library(optimise(random_graph(seed)[0]), tmp_path / "library", "net", Optimize.SPEED)
+    module = optimise(random_graph(seed)[0], objective=Objective("dsp", Optimize.SPEED))
+    write_library(module, tmp_path / "library", "net")
     build_firmware(load_target("qemu-m4"), tmp_path / "library", tmp_path / "firmware")
 
 

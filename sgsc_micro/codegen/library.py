@@ -51,7 +51,6 @@ def write_library(
     module: tvm.IRModule,
     folder: Path,
     name: str,
-    optimize: Optimize = Optimize.BALANCED,
     selftest: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Write the library of an optimised module into ``folder``; returns the manifest.
@@ -60,6 +59,7 @@ def write_library(
     ``model_selftest`` will run. Errors: ``SgscError`` from lowering, naming the layer, or for inputs of another shape.
     """
     lowered = kernels.lower(module)
+    objective = lowered.plan.objective
     bodies = emit_functions(lowered.module)
     functions = [bodies[node.name] for node in lowered.graph.nodes if node.name in bodies] + [bodies["network"]]
     pools = _pools(lowered.constants)
@@ -67,7 +67,7 @@ def write_library(
     context: dict[str, Any] = {
         "name": name,
         "version": sgsc_micro.__version__,
-        "optimize": optimize,
+        "optimize": objective.optimize,
         "functions": functions,
         "pools": pools,
         "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
@@ -78,7 +78,7 @@ def write_library(
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
     }
     texts |= {header.name: header.read_text(encoding="utf-8") for header in KERNEL_HEADERS}
-    manifest = _manifest(lowered, name, optimize)
+    manifest = _manifest(lowered, name)
     manifest["model_hash"] = sha256_bytes(json.dumps([texts, manifest], sort_keys=True).encode())
     places = {resident.kind: resident for resident in lowered.plan.tensors.values()}
     context["cases"] = [] if selftest is None else _selftest_cases(module, manifest, selftest)
@@ -142,7 +142,7 @@ def _pools(constants: Constants) -> list[_Pool]:
     return [_Pool(name, _CTYPES[name], constants.pool(name).tolist(), entries(name)) for name in constants.used]
 
 
-def _manifest(lowered: Lowered, name: str, optimize: Optimize) -> dict[str, Any]:
+def _manifest(lowered: Lowered, name: str) -> dict[str, Any]:
     graph = lowered.graph
     live = zip(graph.nodes, lowered.plan.live, strict=True)
     layers = [_layer(lowered, node) | {"live_bytes": alive} for node, alive in live]
@@ -152,7 +152,8 @@ def _manifest(lowered: Lowered, name: str, optimize: Optimize) -> dict[str, Any]
         "name": name,
         "sgsc_micro": sgsc_micro.__version__,
         "tvm": tvm.__version__,
-        "optimize": optimize,
+        "optimize": lowered.plan.objective.optimize,
+        "instruction_set": lowered.plan.objective.instruction_set,
         "input": {
             "shape": list(graph.input_shape[1:]),
             "axes": None if graph.input_axes is None else list(graph.input_axes),

@@ -7,30 +7,33 @@ from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
+from sgsc_micro.blocking import Blocking
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.kernels.builder import Expression, Kernel, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.kernels.pack import Layout, Run, dots, pack
+from sgsc_micro.kernels.pack import Run, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.storage import MAX_BITS
 
 Shape = tuple[int, ...]
 
 
-def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape, objective: Objective) -> Kernel:
     """The kernel of a convolution, transposed or not, or of a dense layer; with a residual add at its end or without.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
     constants = Constants(name)
-    scratch, number = layer.scratch_bytes(output), 0
+    scratch, number = layer.scratch_bytes(output, objective), 0
     add: Operation | None = None
     if isinstance(layer, Residual):
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
         operator = layer
-    rows, width = operator.rows_at_once(output), output[-2]
+    blocking, width = operator.blocking(output, objective), output[-2]
+    rows = blocking.rows
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
@@ -38,14 +41,13 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
-    layout = Layout(rows, operator.input.reach)
-    words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
+    words, groups = pack(operator.weights, operator.widths, blocking)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
-        built.dots = dots(operator.weights, operator.widths, operator.groups, layout)
-        body = _Body(built, operator, image, width, rows, stream, epilogue)
+        built.dots = blocking.dots
+        body = _Body(built, operator, image, width, blocking, stream, epilogue)
         body.begin()
         with loop("block", -(-pixels // rows)) as block:
             first = block * rows
@@ -76,14 +78,19 @@ class _Body:
     image: Shape
     width: int
     """Of the output, in pixels."""
-    rows: int
+    blocking: Blocking
     stream: Entry
     epilogue: Epilogue
 
     @property
+    def rows(self) -> int:
+        """Pixels of a block."""
+        return self.blocking.rows
+
+    @property
     def outside_at(self) -> int:
         """Where in scratch it is as outside of the image."""
-        return self.rows * self.operator.row_bytes
+        return self.rows * self.blocking.row_bytes
 
     @property
     def values_at(self) -> int:

@@ -10,6 +10,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro import storage
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.kernels.builder import Expression, Kernel, call, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.kernels.elementwise import Operation, adding
@@ -20,12 +21,14 @@ from sgsc_micro.passes.operators.planes import BLOCK, Planes
 Shape = tuple[int, ...]
 
 
-def depthwise(name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def depthwise(
+    name: str, operator: Weighted | Residual, inputs: list[Shape], output: Shape, objective: Objective
+) -> Kernel:
     """The kernel of a depthwise convolution, with a residual add at its end or without.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
-    constants, scratch = Constants(name), operator.scratch_bytes(output)
+    constants, scratch = Constants(name), operator.scratch_bytes(output, objective)
     add: Operation | None = None
     conv, number = operator, 0
     if isinstance(operator, Residual):

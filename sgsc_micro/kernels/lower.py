@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ from tvm import tirx
 from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
+from sgsc_micro.compiler_flags import Objective
+from sgsc_micro.costs import SHAPES
 from sgsc_micro.kernels import conv, depthwise, elementwise, move, pool, reduce
 from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
 from sgsc_micro.kernels.constants import Constants, Entry
@@ -27,11 +30,11 @@ from sgsc_micro.passes.operators import (
     BatchMatMul,
     Concatenate,
     Conv2D,
-    Dense,
     Lookup,
     MaxPool,
     Mean,
     Multiply,
+    Operator,
     Pad,
     Requantize,
     Residual,
@@ -41,23 +44,13 @@ from sgsc_micro.passes.operators import (
     Subtract,
     Take,
     Transpose,
-    TransposedConv2D,
     Weighted,
 )
 from sgsc_micro.passes.plan import Plan, Resident, read_plan
 
+Builder = Callable[..., Kernel]
 
-def _weighted(name: str, operator: Weighted | Residual, inputs: list[conv.Shape], output: conv.Shape) -> Kernel:
-    alone = operator.weighted if isinstance(operator, Residual) else operator
-    build = depthwise.depthwise if isinstance(alone, Conv2D) and alone.is_depthwise else conv.weighted
-    return build(name, operator, inputs, output)
-
-
-BUILDERS: dict[type, Callable[..., Kernel]] = {
-    Conv2D: _weighted,
-    TransposedConv2D: _weighted,
-    Dense: _weighted,
-    Residual: _weighted,
+BUILDERS: dict[type, Builder] = {
     Add: elementwise.add,
     Subtract: elementwise.add,
     Multiply: elementwise.multiply,
@@ -76,7 +69,13 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
-DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1")
+
+def _builder(operator: Operator, objective: Objective) -> Builder:
+    alone = operator.weighted if isinstance(operator, Residual) else operator
+    if not isinstance(alone, Weighted):
+        return BUILDERS[type(alone)]
+    build = depthwise.depthwise if isinstance(alone, Conv2D) and alone.is_depthwise else conv.weighted
+    return partial(build, objective=objective)
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,12 @@ def lower(module: tvm.IRModule) -> Lowered:
         if owners[node.output] != node.output:
             continue
         shapes = [graph.shapes[tensor] for tensor in node.inputs]
-        built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
+        build = _builder(node.operator, plan.objective)
+        built = build(node.name, node.operator, shapes, graph.shapes[node.output])
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
     used = {dot for _, built, _ in calls for dot in built.dots}
-    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in DOT_SHAPES}
+    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in SHAPES}
     lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan, fields)
     lowered.module["network"] = _network(lowered, calls)
     return lowered

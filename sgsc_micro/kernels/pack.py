@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 import numpy as np
 
 from sgsc_micro import storage
+from sgsc_micro.blocking import Blocking, Segment, is_in_planes, shared_pairs, shared_words
 
 NO_WEIGHTS, OWN_LANES, SHARED_LANES, PLANES = range(4)
 """What a head says of its channels."""
-MAX_WORDS, MAX_CHANNELS = (1 << 12) - 1, (1 << 14) - 1
-"""What fits into a head."""
 
 
 @dataclass(frozen=True)
@@ -45,51 +44,15 @@ def planes(bits: int, taps: int) -> tuple[Plane, ...]:
     return tuple(result)
 
 
-@dataclass(frozen=True)
-class Segment:
-    """``count`` neighbouring channels of one kind from channel ``first`` of a group: of a stored width, each with words
-    of its own or ``shared`` lanes."""
-
-    bits: int
-    shared: bool
-    first: int
-    count: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """What a layer's packing depends on besides its weights: rows at once, 4 or 1, and the largest magnitude of an
-    activation minus its zero point."""
-
-    rows: int
-    reach: int
-
-    @property
-    def together(self) -> int:
-        """Channels whose words take turns."""
-        return 4 // self.rows
-
-    @property
-    def shape(self) -> str:
-        """Of the dot products of channels that share lanes."""
-        return "4x2" if self.rows == 4 else "1x4s"
-
-    @property
-    def sharing(self) -> int:
-        """Channels of one dot product with shared lanes."""
-        return 2 if self.rows == 4 else 4
-
-
-def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> tuple[np.ndarray, list[Run]]:
+def pack(weights: np.ndarray, widths: np.ndarray, blocking: Blocking) -> tuple[np.ndarray, list[Run]]:
     """All streams of a layer, uint32, one a group, and where they lie; weights int8 [O, kh, kw, I], widths int [O]."""
-    taps = int(np.prod(weights.shape[1:]))
     streams: list[np.ndarray] = []
     runs: list[Run] = []
-    offset = 0
-    by_group = zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
+    offset, groups = 0, len(blocking.groups)
+    by_group = zip(weights.reshape(groups, -1, blocking.taps), widths.reshape(groups, -1).tolist(), strict=True)
     packed = [
-        (_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths)
-        for of_group, of_widths in by_group
+        (_stream(of_group, segments, blocking), of_widths)
+        for (of_group, of_widths), segments in zip(by_group, blocking.groups, strict=True)
     ]
     for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
         new = [stream for stream, _ in members]
@@ -100,96 +63,56 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
     return np.concatenate(streams), runs
 
 
-def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> set[tuple[str, int]]:
-    """Which dot products these streams need, by shape and field width."""
-    taps = int(np.prod(weights.shape[1:]))
-    result = set()
-    for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
-        for segment in segments(of_group, of_widths, layout):
-            whole, rest = divmod(segment.count, layout.together)
-            shapes = ["4x1"] if layout.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
-            fields = [plane.bits for plane in planes(segment.bits, taps)]
-            result |= {(shape, bits) for shape in ([layout.shape] if segment.shared else shapes) for bits in fields}
-    return result
-
-
-def segments(weights: np.ndarray, widths: Sequence[int], layout: Layout) -> list[Segment]:
-    """The channels of a group by kind, in their order; weights int8 [O, taps]."""
-    taps, sharing = weights.shape[1], layout.sharing
-    kinds: list[tuple[int, bool]] = []
-    stored = [storage.stored_bits(bits, taps) for bits in widths]
-    while len(kinds) < len(stored):
-        channel, bits = len(kinds), stored[len(kinds)]
-        shared = stored[channel : channel + sharing] == [bits] * sharing
-        shared = shared and _fit_lanes(weights[channel : channel + sharing], bits, layout)
-        kinds += [(bits, shared)] * (sharing if shared else 1)
-    result, first = [], 0
-    for (bits, shared), members in groupby(kinds):
-        count = len(list(members))
-        for start in range(0, count, MAX_CHANNELS // 4 * 4):
-            result.append(Segment(bits, shared, first + start, min(count - start, MAX_CHANNELS // 4 * 4)))
-        first += count
-    return result
-
-
-def _fit_lanes(weights: np.ndarray, bits: int, layout: Layout) -> bool:
-    """Whether these channels may share lanes: a lane holds them, and no sum leaves the bits above the lower ones'."""
-    places = storage.LANES[layout.rows].get(bits)
-    if places is None:
-        return False
-    by_lane = weights.reshape(-1, len(places), weights.shape[1]).astype(np.int64)  # [lanes, channels, taps]
-    if 2 * weights.shape[1] > MAX_WORDS:
-        return False
-    held = bits < storage.MAX_BITS or bool((by_lane[:, 0] * 256 + by_lane[:, 1]).min() >= -(1 << 15))
-    reached = np.abs(by_lane).sum(axis=2) * layout.reach  # [lanes, channels]
-    return held and all(bool(np.all(sums < 1 << (31 - place))) for sums, place in zip(reached.T, places, strict=True))
-
-
-def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.ndarray:
+def _stream(weights: np.ndarray, segments: Iterable[Segment], blocking: Blocking) -> np.ndarray:
     """The stream of one group; weights int8 [O, taps]."""
     taps = weights.shape[1]
     order = storage.lane_order(taps)
     words: list[np.ndarray] = []
-    for segment in kinds:
+    for segment in segments:
         of_channel = planes(segment.bits, taps)
         channels = weights[segment.first : segment.first + segment.count]
         if segment.shared:
-            blocks = [pack_shared(b, segment.bits, order, layout) for b in channels.reshape(-1, layout.sharing, taps)]
-            words += [_head(SHARED_LANES, segment.bits, len(blocks[0]), segment.count), *blocks]
+            blocks = channels.reshape(-1, blocking.sharing, taps)
+            each = shared_words(segment.bits, taps, blocking.rows)
+            words.append(_words(head(SHARED_LANES, segment.bits, each, segment.count)))
+            words += [pack_shared(block, segment.bits, order, blocking.rows) for block in blocks]
             continue
         if not of_channel:
-            words.append(_head(NO_WEIGHTS, 0, 0, segment.count))
-        elif len(of_channel) == 1 and of_channel[0].words <= MAX_WORDS:
-            words.append(_head(OWN_LANES, of_channel[0].bits, of_channel[0].words, segment.count))
+            words.append(_words(head(NO_WEIGHTS, 0, 0, segment.count)))
+        elif not is_in_planes([(plane.bits, plane.words) for plane in of_channel]):
+            words.append(_words(head(OWN_LANES, of_channel[0].bits, of_channel[0].words, segment.count)))
         else:
             above = [plane.shift for plane in of_channel]
             steps = zip(of_channel, pairwise([*above[:1], *above]), strict=True)
-            each = [plane.bits | (high - low) << 4 | plane.words << 8 for plane, (high, low) in steps]
-            words += [_head(PLANES, 0, len(of_channel), segment.count), np.array(each, np.uint32)]
-        whole = segment.count - segment.count % layout.together
-        for block in [*channels[:whole].reshape(-1, layout.together, taps), *channels[whole:, None]]:
+            below = [plane.bits | (high - low) << 4 | plane.words << 8 for plane, (high, low) in steps]
+            words.append(_words(head(PLANES, 0, len(of_channel), segment.count), *below))
+        whole = segment.count - segment.count % blocking.together
+        for block in [*channels[:whole].reshape(-1, blocking.together, taps), *channels[whole:, None]]:
             packed = [pack_channel(channel, segment.bits, order) for channel in block]
             words += [np.stack(plane, axis=1).ravel() for plane in zip(*packed, strict=True)]
     return np.concatenate(words)
 
 
-def _head(kind: int, bits: int, words: int, channels: int) -> np.ndarray:
-    return np.array([channels | words << 14 | bits << 26 | kind << 30], np.uint32)
+def head(kind: int, bits: int, words: int, channels: int) -> int:
+    """The word before ``channels`` neighbours of one kind."""
+    return channels | words << 14 | bits << 26 | kind << 30
 
 
-def pack_shared(channels: np.ndarray, bits: int, order: np.ndarray, layout: Layout) -> np.ndarray:
+def _words(*values: int) -> np.ndarray:
+    return np.array(values, np.uint32)
+
+
+def pack_shared(channels: np.ndarray, bits: int, order: np.ndarray, rows: int) -> np.ndarray:
     """The words, uint32, of channels in common lanes; weights int [channels, taps].
 
     The first of a lane is signed, the others offset binary, those of 8 bits signed too.
     """
-    places, taps = storage.LANES[layout.rows][bits], len(order)
+    places, taps = storage.LANES[rows][bits], len(order)
     by_lane = channels[:, order].astype(np.int64).reshape(-1, len(places), taps)  # [lanes, channels, taps]
     offsets = np.array([0, *[0 if bits == storage.MAX_BITS else 1 << bits >> 1] * (len(places) - 1)])
     values = ((by_lane + offsets[:, None]) << np.array(places)[:, None]).sum(axis=1) & 0xFFFF  # [lanes, taps]
     fields = storage.MAX_BITS // bits if bits < 4 else 1  # in a word
-    multiple = fields if bits < 4 else (4 // len(by_lane) if layout.rows == 1 else 1)  # pairs of one step
-    pairs = -(-taps // (2 * multiple)) * multiple
-    padded = np.zeros((len(by_lane), 2 * pairs), np.int64)
+    padded = np.zeros((len(by_lane), 2 * shared_pairs(bits, taps, rows)), np.int64)
     padded[:, :taps] = values
     low, high = np.moveaxis(padded.reshape(len(by_lane), -1, fields, 2), 3, 0)  # [lanes, word, field]
     pair, left = low | high << 16, 2 * bits * np.arange(fields) if fields > 1 else np.zeros(1, np.int64)

@@ -2,6 +2,7 @@
 
 import tvm
 
+from sgsc_micro.compiler_flags import ANY_TARGET, Objective
 from sgsc_micro.passes.fold import FoldConstants
 from sgsc_micro.passes.fuse import FuseQuantizedOps
 from sgsc_micro.passes.plan import PlanMemory
@@ -21,10 +22,11 @@ __all__ = [
 ]
 
 
-def optimise(module: tvm.IRModule, board: Board | None = None) -> tvm.IRModule:
-    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`; its arena in ``board``'s memories.
+def optimise(module: tvm.IRModule, board: Board | None = None, objective: Objective = ANY_TARGET) -> tvm.IRModule:
+    """A QDQ module through every pass, ready for :func:`sgsc_micro.kernels.lower`; its arena in ``board``'s memories,
+    its kernels for ``objective``.
 
     Errors: ``SgscError`` naming an operator that cannot be lowered, or a tensor that no memory has room for.
     """
-    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), FuseResidual(), PlanMemory(board)]
-    return tvm.transform.Sequential(passes)(module)
+    passes = [FuseQuantizedOps(), FoldConstants(), PruneChannels(), SortChannels(), FuseResidual()]
+    return tvm.transform.Sequential([*passes, PlanMemory(board, objective)])(module)

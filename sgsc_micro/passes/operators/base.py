@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 from tvm import relax
 
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.ir import bindings_of, constant_of, is_constant
 from sgsc_micro.passes.requantise import Multiplier, Rounding, multiplier_of, quantise_bound
 
@@ -100,7 +101,7 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """What its kernel needs of the arena while it runs, for a result of shape ``output``."""
         return 0
 

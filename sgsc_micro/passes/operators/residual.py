@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from tvm import relax
 
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.passes.operators.arithmetic import Add
 from sgsc_micro.passes.operators.base import Operand, Operator, Pieces
 from sgsc_micro.passes.operators.weighted import Weighted
@@ -32,9 +33,9 @@ class Residual(Operator):
         """See :class:`Operator`."""
         return composite_of(type(self.weighted), type(self.add))
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """The weighted operator's, and behind it what it gives at the pixels of one turn."""
-        return self.weighted.scratch_bytes(output) + self.weighted.result_bytes(output)
+        return self.weighted.scratch_bytes(output, objective) + self.weighted.result_bytes(output, objective)
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The QDQ pieces of both, one after the other."""

@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import numpy as np
 from tvm import relax
 
+from sgsc_micro.blocking import Blocking, choose
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
-from sgsc_micro.storage import row_bytes, width_of
+from sgsc_micro.storage import width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,26 +45,26 @@ class Weighted(Operator):
         return int(np.prod(self.weights.shape[1:]))
 
     @property
-    def row_bytes(self) -> int:
-        """The widened activations of one pixel and group, as far as the widest-reading channel reads."""
-        return max(row_bytes(int(bits), self.taps) for bits in np.unique(self.widths))
+    def channel_groups(self) -> int:
+        """Groups of output channels, each of input channels of its own."""
+        return 1
 
-    def rows_at_once(self, output: Sequence[int]) -> int:
-        """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
-        return 4 if math.prod(output[:-1]) > 2 else 1
+    def blocking(self, output: Sequence[int], objective: Objective) -> Blocking:
+        """How its channels meet the pixels of a result of shape ``output``."""
+        return choose(self.weights, self.channel_groups, self.input.reach, math.prod(output[:-1]), objective)
 
     def gathered_bytes(self, rows: int) -> int:
         """What gathering ``rows`` rows needs besides them."""
         return 0
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """Rows of widened activations, and what gathering them needs."""
-        rows = self.rows_at_once(output)
-        return rows * self.row_bytes + self.gathered_bytes(rows)
+        blocking = self.blocking(output, objective)
+        return blocking.rows * blocking.row_bytes + self.gathered_bytes(blocking.rows)
 
-    def result_bytes(self, output: Sequence[int]) -> int:
+    def result_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """More room, for results that something is added to."""
-        return self.rows_at_once(output) * output[-1]
+        return self.blocking(output, objective).rows * output[-1]
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -111,6 +113,11 @@ class Conv2D(Weighted):
     upsample: tuple[int, int] = (1, 1)
 
     @property
+    def channel_groups(self) -> int:
+        """See :class:`Weighted`."""
+        return self.groups
+
+    @property
     def is_depthwise(self) -> bool:
         """One input channel to one output channel."""
         return self.groups > 1 and self.groups == len(self.weights) and self.weights.shape[3] == 1
@@ -149,13 +156,13 @@ class Conv2D(Weighted):
         """How a depthwise one gives a result of shape ``output``."""
         return Planes.of(output[1:3], self.weights.shape[1:3], self.strides, self.dilation, self.padding[:2])
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """See :class:`Operator`."""
-        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output)
+        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output, objective)
 
-    def result_bytes(self, output: Sequence[int]) -> int:
+    def result_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """See :class:`Weighted`; those of a depthwise one lie over its accumulators."""
-        return 0 if self.is_depthwise else super().result_bytes(output)
+        return 0 if self.is_depthwise else super().result_bytes(output, objective)
 
     @property
     def overwrites(self) -> tuple[int, ...]:  # type: ignore[override]
