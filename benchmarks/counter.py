@@ -91,6 +91,11 @@ class Counter:
         """Code of ``model.c``, literals included."""
         return sum(size for address, (_, size) in self._functions.items() if self._source(address).endswith("/model.c"))
 
+    @property
+    def function_bytes(self) -> dict[str, int]:
+        """Code of every function, as C names it, literals included."""
+        return {name.partition(".")[0]: size for name, size in self._functions.values()}
+
     def run(self, inputs: np.ndarray) -> list[Run]:
         """int8 ``inputs`` [N, bytes], as stored, one after another."""
         with tempfile.TemporaryDirectory(prefix="sgsc-counter-") as name, self._device(Path(name)) as device:

@@ -52,8 +52,8 @@ def test_of(what: int, channels: int, taps: int, rows: int, heads: Iterable[int]
     return (what, channels, taps, rows, len(words), *words, *[0] * (MOST_HEADS - len(words)))
 
 
-def counted(instruction_set: str, optimize: Optimize, tests: list[Test], folder: Path) -> dict[Test, int]:
-    """Executed instructions of each test, and of what calls it."""
+def built(instruction_set: str, optimize: Optimize, folder: Path) -> Counter:
+    """The image that runs tests, with every micro-kernel in it."""
     target = load_target(CORES[instruction_set])
     size = 4 * (5 + MOST_HEADS)
     header = MODEL_H.format(inputs=size, outputs=size, arena=1024, hash=0, input=0, output=0)
@@ -67,7 +67,11 @@ def counted(instruction_set: str, optimize: Optimize, tests: list[Test], folder:
     write_text(library / CMAKE_CONFIG, _PACKAGE.format(flags=flags))
     for path in KERNEL_HEADERS:
         write_text(library / path.name, path.read_text(encoding="utf-8"))
-    counter = Counter(target, build_firmware(target, library, folder / "firmware"), library)
+    return Counter(target, build_firmware(target, library, folder / "firmware"), library)
+
+
+def counted(counter: Counter, tests: list[Test]) -> dict[Test, int]:
+    """Executed instructions of each test, and of what calls it."""
     inputs = np.array(tests, np.int64).astype(np.uint32).view(np.int8)
     return {test: run.total.instructions for test, run in zip(tests, counter.run(inputs), strict=True)}
 
@@ -115,16 +119,19 @@ def fitted(instruction_set: str, optimize: Optimize, folder: Path) -> tuple[dict
         *(test_of(what, 0, 2 * n, rows) for what, rows in ((PIXELS, 4), (PIXEL, 1)) for n in (0, *LENGTHS)),
         *(test_of(WIDEN, 0, taps, rows) for rows in (4, 1) for taps in (0, *(4 * n for n in LENGTHS))),
     }
-    count = counted(instruction_set, optimize, sorted(wanted), folder)
+    counter = built(instruction_set, optimize, folder)
+    count, code = counted(counter, sorted(wanted)), counter.function_bytes
     off: list[float] = []
 
     def block(shape: str, bits: int, words: int) -> int:
         return count[blocks(shape, bits, words, 2)] - count[blocks(shape, bits, words, 1)]
 
-    result: dict[str, Any] = {"blocks": {}, "none": {}, "planes": {}, "call": {}, "head": {}, "sum": {}, "widen": {}}
+    names = "blocks", "none", "planes", "call", "head", "sum", "widen", "code"
+    result: dict[str, Any] = {name: {} for name in names}
     for (shape, bits), least in dots.items():
         points = [(n * least, block(shape, bits, n * least)) for n in LENGTHS]
         result["blocks"].setdefault(shape, {})[str(bits)] = line(points, off)
+        result["code"].setdefault(shape, {})[str(bits)] = code[f"sgsc_dot{bits}_{shape}"]
     for shape in (s for s in SHAPES if not SHAPES[s].shared):
         result["none"][shape] = block(shape, 0, 0)
         two, three = (np.diff([count[test] for test in split(shape, planes, 8)])[0] for planes in (2, 3))

@@ -3,14 +3,16 @@
 A layer computes four output pixels at once or one. Neighbouring channels of one stored width have words of their own or
 share lanes; a width is stored as it is or as a wider one that takes no more words, so that more channels are alike.
 What is best depends on the instruction set, the shape, and the weights: of lanes, on how far their sums reach.
-:func:`choose` takes what a model of the executed instructions (``costs.py``) and the stored bytes say: for size least
-bytes, then instructions; for speed least instructions, then bytes; otherwise least instructions times bytes.
+:func:`choose` takes what a model of the executed instructions (``costs.py``) and the bytes of flash say, those of the
+weights and of the dot products' code, as if the layer were alone. For size: least bytes, then instructions. For speed:
+least instructions, then bytes. Balanced: least bytes of what is about a hundredth from the least instructions.
 
 How a width is split into planes is no such choice: the compressor, whose result serves every target, counts the bytes.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -174,8 +176,9 @@ def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, obj
     """From the best of the fixed rules one width after another takes the kind that suits it best."""
     costs = costs_of(objective.instruction_set, objective.optimize)
 
-    def cost(blocking: Blocking) -> tuple[float, float]:
-        return rank(blocking.instructions(costs, pixels), blocking.stored_bytes, objective.optimize)
+    def cost(blocking: Blocking) -> tuple[float, float, float]:
+        code = sum(costs.code[shape][bits] for shape, bits in blocking.dots)
+        return rank(blocking.instructions(costs, pixels), blocking.stored_bytes, code, objective.optimize)
 
     found = []
     for rows in ROWS:
@@ -188,13 +191,13 @@ def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, obj
     return min(found, key=cost)
 
 
-def rank(instructions: float, stored: int, optimize: Optimize) -> tuple[float, float]:
-    """What is least where a blocking suits the goal best."""
+def rank(instructions: float, stored: int, code: int, optimize: Optimize) -> tuple[float, float, float]:
+    """What is least where a blocking suits the goal best; ``stored`` and ``code`` are bytes."""
     if optimize is Optimize.SIZE:
-        return stored, instructions
+        return stored + code, instructions, 0
     if optimize is Optimize.SPEED:
-        return instructions, stored
-    return instructions * stored, instructions
+        return instructions, stored + code, 0
+    return round(100 * math.log(instructions + 1)), stored + code, instructions
 
 
 class Layer:

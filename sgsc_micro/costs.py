@@ -4,7 +4,7 @@
 each group of channels a layer's rows are widened (``widen``: a + b * taps), their sums taken where fields are offset
 binary (``sum``: a + b * pairs), and a micro-kernel called (``call``). Each head is ``head``, and each block of channels
 behind it ``blocks``, a + b * words by shape and field width; without weights ``none``; in several planes all of theirs,
-and ``planes``, a + b * planes, which is below 0: results are stored once.
+and ``planes``, a + b * planes, which is below 0: results are stored once. ``code`` is the bytes of the dot products.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ class Costs(BaseModel):
     head: dict[int, float]
     sum: dict[int, Line]
     widen: dict[int, Line]
+    code: dict[str, dict[int, int]]
 
     def block(self, shape: str, planes: Sequence[tuple[int, int]]) -> float:
         """One block of channels, its results stored: of planes of (field width, words of a channel)."""
