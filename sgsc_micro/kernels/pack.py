@@ -101,7 +101,7 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
 
 
 def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> set[tuple[str, int]]:
-    """Which dot products these streams need, by shape and field width, 0 for none; "planes" by how many are added up."""
+    """Which dot products these streams need, by shape and field width (0: none), and sums of how many "planes"."""
     taps = int(np.prod(weights.shape[1:]))
     result = set()
     for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
@@ -176,7 +176,7 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
 
 
 def _head_of_planes(of_channel: tuple[Plane, ...]) -> bool:
-    """Whether a head is followed by words for these planes: one alone goes into the head itself, if it is not too long."""
+    """Whether words for these planes follow a head: one alone goes into the head itself, unless it is too long."""
     return len(of_channel) > 1 or any(plane.words > MAX_WORDS for plane in of_channel)
 
 
