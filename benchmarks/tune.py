@@ -57,7 +57,7 @@ def built(instruction_set: str, optimize: Optimize, folder: Path) -> Counter:
     target = load_target(CORES[instruction_set])
     size = 4 * (5 + MOST_HEADS)
     header = MODEL_H.format(inputs=size, outputs=size, arena=1024, hash=0, input=0, output=0)
-    fields = {name: sum(1 << bits for bits in shape.fields) for name, shape in SHAPES.items()}
+    fields = {name: sum(1 << bits for bits in shape.fields) for name, shape in SHAPES.items()} | {"planes": 1}
     defines = [f"#define SGSC_OPTIMIZE {optimize.level}", *(f"#define SGSC_FIELDS_{s} {b}" for s, b in fields.items())]
     library = folder / "library"
     write_text(library / "model.h", header)

@@ -22,7 +22,7 @@ import numpy as np
 
 from sgsc_micro import storage
 from sgsc_micro.compiler_flags import Objective, Optimize
-from sgsc_micro.costs import SHAPES, Costs, at, costs_of
+from sgsc_micro.costs import PLANES, SHAPES, Costs, at, costs_of
 from sgsc_micro.storage import LANES
 
 MAX_WORDS, MAX_CHANNELS = (1 << 12) - 1, (1 << 14) - 1
@@ -90,15 +90,22 @@ class Blocking:
 
     @property
     def dots(self) -> set[tuple[str, int]]:
-        """Which dot products are needed, by shape and field width."""
-        return {
-            (shape, bits)
-            for segments in self.groups
-            for segment in segments
-            for shape, count in self.blocks(segment)
-            for bits, _ in self.words(segment)
-            if count
-        }
+        """Which dot products are needed, by shape and field width (0: none), and sums of how many planes."""
+        needed = set()
+        for segment in {(s.bits, s.shared, s.count): s for segments in self.groups for s in segments}.values():
+            fields = list(self.words(segment)) or [(0, 0)]
+            needed |= {(shape, bits) for shape, count in self.blocks(segment) if count for bits, _ in fields}
+            if is_in_planes(fields):
+                needed.add((PLANES, len(fields)))
+        return needed
+
+    def code_bytes(self, costs: Costs) -> int:
+        """Of the dot products."""
+        return sum(costs.code[shape][bits] for shape, bits in self.dots if shape != PLANES and bits)
+
+    def sums_rows(self, group: int) -> bool:
+        """Whether a group's fields are offset binary, which the sum of a row's activations takes back."""
+        return any(0 < segment.bits < storage.MAX_BITS for segment in self.groups[group])
 
     @property
     def row_bytes(self) -> int:
@@ -127,10 +134,10 @@ class Blocking:
     def instructions(self, costs: Costs, pixels: int) -> float:
         """Executed for ``pixels`` output pixels, as far as they depend on the blocking."""
         once = 0.0
-        for segments in self.groups:
+        for group, segments in enumerate(self.groups):
             if any(segment.bits for segment in segments):
                 once += at(costs.widen[self.rows], self.taps)
-            if any(0 < segment.bits < storage.MAX_BITS for segment in segments):
+            if self.sums_rows(group):
                 once += at(costs.sum[self.rows], -(-self.taps // 2))
             once += costs.call[self.rows] + costs.head[self.rows] * len(segments)
             for segment in segments:
@@ -177,8 +184,8 @@ def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, obj
     costs = costs_of(objective.instruction_set, objective.optimize)
 
     def cost(blocking: Blocking) -> tuple[float, float, float]:
-        code = sum(costs.code[shape][bits] for shape, bits in blocking.dots)
-        return rank(blocking.instructions(costs, pixels), blocking.stored_bytes, code, objective.optimize)
+        stored = blocking.stored_bytes + blocking.code_bytes(costs)
+        return rank(blocking.instructions(costs, pixels), stored, objective.optimize)
 
     found = []
     for rows in ROWS:
@@ -191,13 +198,13 @@ def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, obj
     return min(found, key=cost)
 
 
-def rank(instructions: float, stored: int, code: int, optimize: Optimize) -> tuple[float, float, float]:
-    """What is least where a blocking suits the goal best; ``stored`` and ``code`` are bytes."""
+def rank(instructions: float, flash: int, optimize: Optimize) -> tuple[float, float, float]:
+    """What is least where a blocking suits the goal best; ``flash`` is bytes."""
     if optimize is Optimize.SIZE:
-        return stored + code, instructions, 0
+        return flash, instructions, 0
     if optimize is Optimize.SPEED:
-        return instructions, stored + code, 0
-    return round(100 * math.log(instructions + 1)), stored + code, instructions
+        return instructions, flash, 0
+    return round(100 * math.log(instructions + 1)), flash, instructions
 
 
 class Layer:
@@ -218,7 +225,8 @@ class Layer:
     def kinds(self, bits: int) -> Iterator[Kind]:
         """What channels of ``bits`` bits can be, without more words of their own."""
         for stored in range(bits, storage.MAX_BITS + 1):
-            if storage.channel_words(stored, self._taps) <= storage.channel_words(bits, self._taps):
+            alone = sum(storage.planes(stored, self._taps)) == stored  # what lies in wider fields is as wide as these
+            if alone and storage.channel_words(stored, self._taps) <= storage.channel_words(bits, self._taps):
                 yield from ((stored, share) for share in (False, True) if not share or stored in LANES[self._rows])
 
     def blocking(self, kinds: dict[int, Kind]) -> Blocking:

@@ -44,6 +44,8 @@ SHAPES = {
     "1x1": Shape(1, 1, _ALL),
 }
 """By the name that the dot products end with in C."""
+PLANES = "planes"
+"""What stands for sums of several planes among the shapes."""
 
 
 class Costs(BaseModel):

@@ -110,7 +110,7 @@ def test_the_cost_is_that_of_the_words_which_are_stored(weights: np.ndarray, pix
 
 def flash(chosen: Blocking, objective: Objective) -> int:
     code = costs_of(objective.instruction_set, objective.optimize).code
-    return chosen.stored_bytes + sum(code[shape][bits] for shape, bits in chosen.dots)
+    return chosen.stored_bytes + sum(code[shape].get(bits, 0) for shape, bits in chosen.dots if shape in code)
 
 
 @given(layers(), PIXELS, objectives)

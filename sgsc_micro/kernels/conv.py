@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.script.ir_builder import tirx as T
 
@@ -15,7 +15,6 @@ from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.kernels.pack import Run, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
-from sgsc_micro.storage import MAX_BITS
 
 Shape = tuple[int, ...]
 
@@ -41,13 +40,18 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
+    order = operator.order
+    if order is not None:
+        parts = operator.weights[order], operator.scales[order], operator.bias[order]
+        operator = replace(operator, weights=parts[0], scales=parts[1], bias=parts[2])
     words, groups = pack(operator.weights, operator.widths, blocking)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
+    places = None if order is None else constants.integers("order", order, ("halves",))
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
         built.dots = blocking.dots
-        body = _Body(built, operator, image, width, blocking, stream, epilogue)
+        body = _Body(built, operator, image, width, blocking, stream, epilogue, order is not None)
         body.begin()
         with loop("block", -(-pixels // rows)) as block:
             first = block * rows
@@ -55,9 +59,12 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
             for alike in groups:
                 with loop("g", alike.count) as g:
                     channel = (alike.first + g) * len(alike.widths)
-                    place = built.output[first, channel] if add is None else built.row[body.values_at + channel]
+                    to = built.output[first, channel] if add is None else built.row[body.values_at + channel]
                     body.gather(first, pixels, count, alike, alike.first + g)
-                    body.compute(place, count, alike, g)
+                    body.compute(to if places is None else built.row[body.reordered_at], count, alike, g)
+                    if places is not None:
+                        computed = built.place("scratch", body.reordered_at)
+                        run("sgsc_put", T.address_of(to), computed, built.address(places, 0), channels, count)
             if add is not None:
                 value = built.place("scratch", body.values_at), 1
                 other = T.address_of(built.input(1)[first, 0]), 1
@@ -81,6 +88,8 @@ class _Body:
     blocking: Blocking
     stream: Entry
     epilogue: Epilogue
+    reorders: bool
+    """Whether channels are computed in another order than they lie."""
 
     @property
     def rows(self) -> int:
@@ -93,9 +102,14 @@ class _Body:
         return self.rows * self.blocking.row_bytes
 
     @property
+    def reordered_at(self) -> int:
+        """Where in scratch the results of a block are in the order in which they were computed."""
+        return self.outside_at + self.operator.gathered_bytes(self.rows)
+
+    @property
     def values_at(self) -> int:
         """Where in scratch the results of a block are that something is added to."""
-        return self.outside_at + self.operator.gathered_bytes(self.rows)
+        return self.reordered_at + self.reorders * self.rows * len(self.operator.weights)
 
     def begin(self) -> None:
         """What is the same for all blocks."""
@@ -127,7 +141,7 @@ class _Body:
     def compute(self, place: Expression, count: Expression, alike: Run, g: Expression) -> None:
         """All channels of a group, into int8 from ``place`` on."""
         operator, built, channels = self.operator, self.built, len(alike.widths)
-        offset_binary = any(0 < bits < MAX_BITS for bits in alike.widths)
+        offset_binary = any(self.blocking.sums_rows(group) for group in range(alike.first, alike.first + alike.count))
         arguments = [
             T.address_of(built.row[0]),
             -(-operator.taps // 2) if offset_binary else 0,

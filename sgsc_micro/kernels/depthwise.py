@@ -141,7 +141,7 @@ class _Layer:
             place = T.address_of(built.output[0, *self._turned(start, 0), channel])
             distances = self._turned(columns * channels, channels)
         run(
-            f"sgsc_depthwise_{f'3x3_{planes.strides[1]}' if planes.is_3x3 else 'any'}_{self.epilogue.kind}",
+            f"sgsc_depthwise_{f'3x3_{planes.strides[1]}' if planes.is_3x3 else 'any'}_{self.epilogue.clamping}",
             *(place, *distances, count, accumulators, outputs, width),
             *(self._plane(number), planes.plane_bytes, self._scratch(number * planes.tap_bytes), planes.tap_bytes),
             *(planes.strides[0] * planes.row_bytes, planes.dilation[0] * planes.row_bytes, 2 * planes.strides[1]),

@@ -9,6 +9,8 @@ from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.passes.operators import Weighted
 from sgsc_micro.passes.requantise import Multiplier
 
+_LARGEST_SHORT = 22
+"""The largest shift of the short form."""
 _LONG_FORM = 64
 """Added to a shift whose channel must take the longer way."""
 
@@ -24,13 +26,19 @@ class Epilogue:
         shifts = [_shift(multiplier, bound) for multiplier, bound in zip(multipliers, bounds.tolist(), strict=True)]
         self.output = output
         self.bias = constants.integers("bias", operator.bias, ("halves", "ints"))
+        self.all_short = all(1 <= shift <= _LARGEST_SHORT for shift in shifts)
         self.multipliers = _stored(constants, "multipliers", [multiplier.m for multiplier in multipliers], "ints")
         self.shifts = _stored(constants, "shifts", shifts, "bytes")
 
     @property
-    def kind(self) -> str:
-        """How the micro-kernels that do it are called at their end."""
+    def clamping(self) -> str:
+        """The rounding, and whether there are bounds besides int8's, as micro-kernels are called at their end."""
         return clamped(self.output.rounding, self.output)
+
+    @property
+    def kind(self) -> str:
+        """The same of micro-kernels that know whether every channel takes the short form."""
+        return self.clamping if self.all_short else f"{self.output.rounding}_any"
 
     def arguments(self, built: Kernel, channel: Expression) -> list[Expression]:
         """The micro-kernel's arguments from the bias on, for channels from ``channel``."""

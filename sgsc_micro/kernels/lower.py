@@ -19,7 +19,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro.compiler_flags import Objective
-from sgsc_micro.costs import SHAPES
+from sgsc_micro.costs import PLANES, SHAPES
 from sgsc_micro.kernels import conv, depthwise, elementwise, move, pool, reduce
 from sgsc_micro.kernels.builder import Kernel, Shapes, parameters, pool_shapes, run
 from sgsc_micro.kernels.constants import Constants, Entry
@@ -112,7 +112,7 @@ def lower(module: tvm.IRModule) -> Lowered:
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
     used = {dot for _, built, _ in calls for dot in built.dots}
-    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in SHAPES}
+    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in (*SHAPES, PLANES)}
     lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan, fields)
     lowered.module["network"] = _network(lowered, calls)
     return lowered

@@ -16,7 +16,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
-from sgsc_micro.storage import width_of
+from sgsc_micro.storage import compute_order, width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,15 @@ class Weighted(Operator):
         return 1
 
     def blocking(self, output: Sequence[int], objective: Objective) -> Blocking:
-        """How its channels meet the pixels of a result of shape ``output``."""
-        return choose(self.weights, self.channel_groups, self.input.reach, math.prod(output[:-1]), objective)
+        """How its channels, in the order of their computation, meet the pixels of a result of shape ``output``."""
+        weights = self.weights if self.order is None else self.weights[self.order]
+        return choose(weights, self.channel_groups, self.input.reach, math.prod(output[:-1]), objective)
+
+    @property
+    def order(self) -> np.ndarray | None:
+        """In which the kernel computes the channels, int64 [O]: by width, where to say so takes fewer bytes than heads
+        of ever new widths; None where they come as they are."""
+        return compute_order(self.widths, self.taps) if self.mixes else None
 
     def gathered_bytes(self, rows: int) -> int:
         """What gathering ``rows`` rows needs besides them."""
@@ -60,7 +67,8 @@ class Weighted(Operator):
     def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """Rows of widened activations, and what gathering them needs."""
         blocking = self.blocking(output, objective)
-        return blocking.rows * blocking.row_bytes + self.gathered_bytes(blocking.rows)
+        reordered = 0 if self.order is None else blocking.rows * len(self.weights)
+        return blocking.rows * blocking.row_bytes + self.gathered_bytes(blocking.rows) + reordered
 
     def result_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """More room, for results that something is added to."""
