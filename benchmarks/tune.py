@@ -5,7 +5,7 @@
 Each micro-kernel is called alone (``tune.c``) with several numbers of channels and taps, in an image that is built as
 any other, and its executed instructions are counted (``counter.py``). Lines through these counts, by instruction set
 and goal of optimisation, are ``sgsc_micro/kernels/costs.json``; ``sgsc_micro/costs.py`` says what they mean. Two runs
-write the same file: nothing here is a time. Prints how far the lines are from the counts.
+write the same file: nothing here is a time. Prints how far the dot products' lines are from the counts.
 """
 
 from __future__ import annotations
@@ -100,17 +100,21 @@ def least_words(shape: str, bits: int) -> int:
     return storage.field_group(bits)[0]
 
 
-def line(points: list[tuple[int, int]], found: list[float]) -> list[float]:
-    """A + b * x by least squares through (x, y), exact to a thousandth; the largest deviation, as a ratio of y, goes to
-    ``found``."""
+def line(points: list[tuple[int, int]]) -> list[float]:
+    """A + b * x by least squares through (x, y), exact to a thousandth."""
     x, y = np.array(points, np.float64).T
     a, b = np.linalg.lstsq(np.stack([np.ones_like(x), x], axis=1), y, rcond=None)[0]
-    found.append(float(np.max(np.abs(a + b * x - y) / y)))
     return [round(float(a), 3), round(float(b), 3)]
 
 
+def deviation(points: list[tuple[int, int]]) -> float:
+    """The largest of the line's, as a ratio of y."""
+    a, b = line(points)
+    return max(abs(a + b * x - y) / y for x, y in points)
+
+
 def fitted(instruction_set: str, optimize: Optimize, folder: Path) -> tuple[dict[str, Any], float]:
-    """What ``costs.json`` says of an instruction set and a goal, and the largest relative deviation of its lines."""
+    """What ``costs.json`` says of an instruction set and a goal, and the largest deviation of a dot product's line."""
     dots = {(shape, bits): least_words(shape, bits) for shape in SHAPES for bits in SHAPES[shape].fields}
     wanted = {
         *(blocks(s, b, n * least, count) for (s, b), least in dots.items() for n in LENGTHS for count in (1, 2)),
@@ -130,7 +134,8 @@ def fitted(instruction_set: str, optimize: Optimize, folder: Path) -> tuple[dict
     result: dict[str, Any] = {name: {} for name in names}
     for (shape, bits), least in dots.items():
         points = [(n * least, block(shape, bits, n * least)) for n in LENGTHS]
-        result["blocks"].setdefault(shape, {})[str(bits)] = line(points, off)
+        result["blocks"].setdefault(shape, {})[str(bits)] = line(points)
+        off.append(deviation(points))
         result["code"].setdefault(shape, {})[str(bits)] = code[f"sgsc_dot{bits}_{shape}"]
     for shape in (s for s in SHAPES if not SHAPES[s].shared):
         result["none"][shape] = block(shape, 0, 0)
@@ -143,9 +148,9 @@ def fitted(instruction_set: str, optimize: Optimize, folder: Path) -> tuple[dict
         result["call"][str(rows)] = empty - nothing
         result["head"][str(rows)] = count[blocks(shape, 8, 8, 1)] - empty - block(shape, 8, 8)
         sums = [(n, count[test_of(what, 0, 2 * n, rows)] - empty) for n in LENGTHS]
-        result["sum"][str(rows)] = line(sums, off)
+        result["sum"][str(rows)] = line(sums)
         widened = [(4 * n, count[test_of(WIDEN, 0, 4 * n, rows)] - nothing) for n in LENGTHS]
-        result["widen"][str(rows)] = line(widened, off)
+        result["widen"][str(rows)] = line(widened)
     return result, max(off)
 
 
