@@ -59,7 +59,7 @@ def watched(module: tvm.IRModule, x: np.ndarray, target_name: str, folder: Path)
     return Watched(Guard(target, image, folder / "library", optimised), to_stored(manifest, x), expected)
 
 
-def _network(name: str, count: int = 1) -> tuple[tvm.IRModule, np.ndarray]:
+def network(name: str, count: int = 1) -> tuple[tvm.IRModule, np.ndarray]:
     model = tflite_networks.NETWORKS[name](0)
     return import_model(model, name), reals_of(model, tflite_networks.network_inputs(model, 0, count))
 
@@ -85,14 +85,14 @@ def test_weighted_layers_stay_inside_and_write_all_of_their_output(seed: int, ta
 
 
 def test_a_typical_network_stays_inside(tmp_path: Path) -> None:
-    watched(*_network("mobilenet"), "qemu-m4", tmp_path).run()
+    watched(*network("mobilenet"), "qemu-m4", tmp_path).run()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tflite_networks.NETWORKS)
 @pytest.mark.parametrize("target_name", EMULATED)
 def test_typical_networks_stay_inside_on_every_core(name: str, target_name: str, tmp_path: Path) -> None:
-    watched(*_network(name), target_name, tmp_path).run()
+    watched(*network(name), target_name, tmp_path).run()
 
 
 @pytest.mark.slow
@@ -110,10 +110,9 @@ def test_many_graphs_stay_inside_on_every_core(seed: int, tmp_path: Path) -> Non
 @pytest.mark.parametrize("bits", [8, None], ids=["8", "mixed"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_benchmarks_networks_stay_inside(name: str, bits: int | None, target_name: str, tmp_path: Path) -> None:
-    network = NETWORKS[name]
-    model = network.model()
+    model, inputs = NETWORKS[name].model(), NETWORKS[name].inputs(1)
     module = requantised(import_model(model, name), bits)
-    watched(module, reals_of(model, network.inputs(1)), target_name, tmp_path).run()
+    watched(module, reals_of(model, inputs), target_name, tmp_path).run()
 
 
 @pytest.fixture(scope="module")
