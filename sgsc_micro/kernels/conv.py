@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, loops, run
+from sgsc_micro.kernels.builder import Expression, Kernel, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants, Entry
-from sgsc_micro.kernels.elementwise import Computation, adding
+from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.kernels.pack import Layout, Run, dots, pack
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
@@ -25,7 +25,7 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     """
     constants = Constants(name)
     scratch, number = layer.scratch_bytes(output), 0
-    add: Computation | None = None
+    add: Operation | None = None
     if isinstance(layer, Residual):
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
@@ -38,14 +38,19 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
+    order = operator.order
+    if order is not None:
+        parts = operator.weights[order], operator.scales[order], operator.bias[order]
+        operator = replace(operator, weights=parts[0], scales=parts[1], bias=parts[2])
     layout = Layout(rows, operator.input.reach)
     words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator)
+    places = None if order is None else constants.integers("order", order, ("halves",))
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
         built.dots = dots(operator.weights, operator.widths, operator.groups, layout)
-        body = _Body(built, operator, image, width, rows, stream, epilogue)
+        body = _Body(built, operator, image, width, rows, stream, epilogue, order is not None)
         body.begin()
         with loop("block", -(-pixels // rows)) as block:
             first = block * rows
@@ -53,15 +58,17 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
             for alike in groups:
                 with loop("g", alike.count) as g:
                     channel = (alike.first + g) * len(alike.widths)
-                    place = built.output[first, channel] if add is None else built.row[body.values_at + channel]
+                    to = built.output[first, channel] if add is None else built.row[body.values_at + channel]
                     body.gather(first, pixels, count, alike, alike.first + g)
-                    body.compute(place, count, alike, g)
+                    body.compute(to if places is None else built.row[body.reordered_at], count, alike, g)
+                    if places is not None:
+                        computed = built.place("scratch", body.reordered_at)
+                        run("sgsc_put", T.address_of(to), computed, built.address(places, 0), channels, count)
             if add is not None:
-                with loops(pixel=count, channel=channels) as (pixel, channel):
-                    value = bind("value", built.row[body.values_at + pixel * channels + channel])
-                    operands = [value, built.input(1)[first + pixel, channel]]
-                    result = add(built, *(operands if number == 0 else reversed(operands)))
-                    T.buffer_store(built.output, result, [first + pixel, channel])
+                value = built.place("scratch", body.values_at), 1
+                other = T.address_of(built.input(1)[first, 0]), 1
+                operands = [value, other] if number == 0 else [other, value]
+                add(built, (T.address_of(built.output[first, 0]), 1), operands, count * channels)
     return built
 
 
@@ -80,6 +87,8 @@ class _Body:
     rows: int
     stream: Entry
     epilogue: Epilogue
+    reorders: bool
+    """Whether channels are computed in another order than they lie."""
 
     @property
     def outside_at(self) -> int:
@@ -87,9 +96,14 @@ class _Body:
         return self.rows * self.operator.row_bytes
 
     @property
+    def reordered_at(self) -> int:
+        """Where in scratch the results of a block are in the order in which they were computed."""
+        return self.outside_at + self.operator.gathered_bytes(self.rows)
+
+    @property
     def values_at(self) -> int:
         """Where in scratch the results of a block are that something is added to."""
-        return self.outside_at + self.operator.gathered_bytes(self.rows)
+        return self.reordered_at + self.reorders * self.rows * len(self.operator.weights)
 
     def begin(self) -> None:
         """What is the same for all blocks."""

@@ -76,7 +76,7 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
-DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1")
+DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1", "planes")
 
 
 @dataclass(frozen=True)

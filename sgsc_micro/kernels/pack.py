@@ -101,14 +101,16 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
 
 
 def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> set[tuple[str, int]]:
-    """Which dot products these streams need, by shape and field width."""
+    """Which dot products these streams need, by shape and field width (0: none), and sums of how many "planes"."""
     taps = int(np.prod(weights.shape[1:]))
     result = set()
     for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
         for segment in segments(of_group, of_widths, layout):
             whole, rest = divmod(segment.count, layout.together)
             shapes = ["4x1"] if layout.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
-            fields = [plane.bits for plane in planes(segment.bits, taps)]
+            fields = [plane.bits for plane in planes(segment.bits, taps)] or [0]
+            if _head_of_planes(planes(segment.bits, taps)):
+                result.add(("planes", len(fields)))
             result |= {(shape, bits) for shape in ([layout.shape] if segment.shared else shapes) for bits in fields}
     return result
 
@@ -159,7 +161,7 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
             continue
         if not of_channel:
             words.append(_head(NO_WEIGHTS, 0, 0, segment.count))
-        elif len(of_channel) == 1 and of_channel[0].words <= MAX_WORDS:
+        elif not _head_of_planes(of_channel):
             words.append(_head(OWN_LANES, of_channel[0].bits, of_channel[0].words, segment.count))
         else:
             above = [plane.shift for plane in of_channel]
@@ -171,6 +173,11 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
             packed = [pack_channel(channel, segment.bits, order) for channel in block]
             words += [np.stack(plane, axis=1).ravel() for plane in zip(*packed, strict=True)]
     return np.concatenate(words)
+
+
+def _head_of_planes(of_channel: tuple[Plane, ...]) -> bool:
+    """Whether words for these planes follow a head: one alone goes into the head itself, unless it is too long."""
+    return len(of_channel) > 1 or any(plane.words > MAX_WORDS for plane in of_channel)
 
 
 def _head(kind: int, bits: int, words: int, channels: int) -> np.ndarray:

@@ -151,15 +151,18 @@ static inline int32_t sgsc_offset(const struct sgsc_end *end, int32_t shift)
     return (2 * end->zero + 1) * (1 << (shift - 1));
 }
 
-/* One channel's accumulators to int8, to `out` and on at these distances. `twice` and `clamps` are literals: TFLite's
- * two roundings, and an output that does not end where int8 does. */
+/* How a layer's accumulators become int8: all in the short form, to the ends of int8 or clamped before, or in any form. */
+enum { SGSC_SHORT, SGSC_CLAMPED, SGSC_ANY };
+
+/* One channel's accumulators to int8, to `out` and on at these distances. `twice` for TFLite's two roundings and `form` are
+ * literals. */
 static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const int32_t *distances, const int32_t *sums,
                                                              int32_t count, int32_t m, int32_t shift,
-                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+                                                             const struct sgsc_end *end, int32_t twice, int32_t form)
 {
-    if (shift < 1 || shift > 22) {
+    if (form == SGSC_ANY && (shift < 1 || shift > 22)) {
         for (int32_t i = 0; i < count; ++i) {
-            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, clamps)
+            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, 1)
                                                        : sgsc_requantise_any(sums[i], m, shift, end, twice);
             out[distances[i]] = (int8_t)q;
         }
@@ -168,7 +171,7 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
     const int32_t offset = sgsc_offset(end, shift);
     SGSC_UNROLL for (int32_t i = 0; i < count; ++i) {
         const int32_t acc = sgsc_add_shifted(0, sums[i], twice);
-        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, clamps);
+        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, form != SGSC_SHORT);
     }
 }
 
@@ -177,7 +180,7 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
 static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32_t stride, int32_t pixels,
                                                               const int8_t *row, int32_t pairs, int32_t input_zero,
                                                               const uint32_t *stream, int32_t channels, const struct sgsc_end *end,
-                                                              int32_t twice, int32_t clamps)
+                                                              int32_t twice, int32_t form)
 {
     int32_t totals[4], distances[4];
     struct sgsc_block block;
@@ -192,7 +195,7 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
     for (int32_t c = 0; c < channels;) {
         const struct sgsc_head head = sgsc_read_head(*stream++);
         const int32_t last = c + head.channels;
-        if (head.kind == SGSC_SHARED_LANES) {
+        if (SGSC_FIELDS_4x2 && head.kind == SGSC_SHARED_LANES) {
             sgsc_dot *const dot = sgsc_dots_4x2[head.bits];
             for (; c < last; c += 2) {
                 const uint32_t *const words = stream;
@@ -201,7 +204,7 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
                 block.bias[1] = sgsc_bias(end, c + 1);
                 dot(&block, row, words, stream);
                 for (int32_t i = 0; i < 2; ++i, m += end->multiplier_step, shift += end->shift_step) {
-                    sgsc_store(out++, distances, block.sums + 4 * i, 4, *m, *shift, end, twice, clamps);
+                    sgsc_store(out++, distances, block.sums + 4 * i, 4, *m, *shift, end, twice, form);
                 }
             }
             continue;
@@ -217,10 +220,10 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
                 const uint32_t *const words = stream;
                 stream += head.words;
                 sgsc_dots_4x1[head.bits](&block, row, words, stream);
-            } else {
+            } else if (SGSC_FIELDS_planes && head.kind == SGSC_PLANES) {
                 stream = sgsc_add_planes(&block, row, plane, planes, stream, 1, sgsc_dots_4x1);
             }
-            sgsc_store(out++, distances, block.sums, 4, *m, *shift, end, twice, clamps);
+            sgsc_store(out++, distances, block.sums, 4, *m, *shift, end, twice, form);
             m += end->multiplier_step;
             shift += end->shift_step;
         }
@@ -231,7 +234,7 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
 static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
     int8_t *out, int32_t first, int32_t channels, int32_t together, struct sgsc_block *block, const int8_t *row,
     struct sgsc_head head, const uint32_t *plane, const uint32_t *words, sgsc_dot *const *dots, const struct sgsc_end *end,
-    int32_t twice, int32_t clamps)
+    int32_t twice, int32_t form)
 {
     static const int32_t here[1] = {0};
     const int32_t *m = end->multipliers + first * end->multiplier_step;
@@ -245,11 +248,11 @@ static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
         if (head.kind == SGSC_OWN_LANES || head.kind == SGSC_SHARED_LANES) {
             dot(block, row, words, words + step);
             words += step;
-        } else if (head.kind == SGSC_PLANES) {
+        } else if (SGSC_FIELDS_planes && head.kind == SGSC_PLANES) {
             words = sgsc_add_planes(block, row, plane, head.words, words, (uint32_t)together, dots);
         }
         for (int32_t i = 0; i < together; ++i, m += end->multiplier_step, shift += end->shift_step) {
-            sgsc_store(out++, here, block->sums + i, 1, *m, *shift, end, twice, clamps);
+            sgsc_store(out++, here, block->sums + i, 1, *m, *shift, end, twice, form);
         }
     }
     return words;
@@ -258,7 +261,7 @@ static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
 /* One row. */
 static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const int8_t *row, int32_t pairs,
                                                              int32_t input_zero, const uint32_t *stream, int32_t channels,
-                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+                                                             const struct sgsc_end *end, int32_t twice, int32_t form)
 {
     int32_t totals[4];
     struct sgsc_block block;
@@ -271,10 +274,23 @@ static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const 
         const uint32_t *const plane = stream + 1;
         stream = plane + (head.kind == SGSC_PLANES ? head.words : 0);
         stream = sgsc_by_turns(out + c, c, whole, 4, &block, row, head, plane, stream,
-                               head.kind == SGSC_SHARED_LANES ? sgsc_dots_1x4s : sgsc_dots_1x4, end, twice, clamps);
-        stream = sgsc_by_turns(out + c + whole, c + whole, rest, 1, &block, row, head, plane, stream, sgsc_dots_1x1, end,
-                               twice, clamps);
+                               head.kind == SGSC_SHARED_LANES ? sgsc_dots_1x4s : sgsc_dots_1x4, end, twice, form);
+        if (SGSC_FIELDS_1x1 && rest > 0) {
+            stream = sgsc_by_turns(out + c + whole, c + whole, rest, 1, &block, row, head, plane, stream, sgsc_dots_1x1,
+                                   end, twice, form);
+        }
         c += head.channels;
+    }
+}
+
+/* Channels that were computed in another order to their places, at each of `pixels` pixels. */
+SGSC_KERNEL void sgsc_put(int8_t *to, const int8_t *from, const int16_t *places, int32_t channels, int32_t pixels)
+{
+    for (int32_t p = 0; p < pixels; ++p) {
+        for (int32_t c = 0; c < channels; ++c) {
+            to[places[c]] = *from++;
+        }
+        to += channels;
     }
 }
 
@@ -285,7 +301,7 @@ static inline const void *sgsc_unknown(const void *constants)
     return constants;
 }
 
-#define SGSC_WEIGHTED(NAME, TWICE, CLAMPS)                                                                             \
+#define SGSC_WEIGHTED(NAME, TWICE, FORM)                                                                             \
     SGSC_KERNEL void sgsc_pixels_##NAME(                                                                               \
         int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, int32_t input_zero,             \
         const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
@@ -293,7 +309,7 @@ static inline const void *sgsc_unknown(const void *constants)
     {                                                                                                                  \
         const struct sgsc_end end = {sgsc_unknown(bias), multipliers, shifts, bias_bytes, multiplier_step, shift_step, \
                                      zero, low,         high};                                                         \
-        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                           \
+        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, FORM);                           \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_pixel_##NAME(                                                                                \
         int8_t *out, const int8_t *row, int32_t pairs, int32_t input_zero, const uint32_t *stream, int32_t channels,   \
@@ -302,12 +318,14 @@ static inline const void *sgsc_unknown(const void *constants)
     {                                                                                                                  \
         const struct sgsc_end end = {sgsc_unknown(bias), multipliers, shifts, bias_bytes, multiplier_step, shift_step, \
                                      zero, low,         high};                                                         \
-        sgsc_pixel(out, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                                            \
+        sgsc_pixel(out, row, pairs, input_zero, stream, channels, &end, TWICE, FORM);                                            \
     }
-SGSC_WEIGHTED(single, 0, 0)
-SGSC_WEIGHTED(single_clamped, 0, 1)
-SGSC_WEIGHTED(tflite, 1, 0)
-SGSC_WEIGHTED(tflite_clamped, 1, 1)
+SGSC_WEIGHTED(single, 0, SGSC_SHORT)
+SGSC_WEIGHTED(single_clamped, 0, SGSC_CLAMPED)
+SGSC_WEIGHTED(single_any, 0, SGSC_ANY)
+SGSC_WEIGHTED(tflite, 1, SGSC_SHORT)
+SGSC_WEIGHTED(tflite_clamped, 1, SGSC_CLAMPED)
+SGSC_WEIGHTED(tflite_any, 1, SGSC_ANY)
 #undef SGSC_WEIGHTED
 
 #endif
