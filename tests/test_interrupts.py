@@ -85,7 +85,6 @@ def _library(module: tvm.IRModule, x: np.ndarray, folder: Path) -> tuple[Path, n
         ("resnet", 4, "qemu-m4"),
         ("mobilenet", None, "qemu-m4"),
         ("autoencoder", None, "qemu-m4"),
-        ("autoencoder", 4, "qemu-m3"),
         ("mobilenet", 4, "qemu-m0"),
     ],
 )
@@ -111,7 +110,7 @@ def test_what_lies_below_the_stack_pointer_does_not_survive(tmp_path: Path, monk
     assert not np.array_equal(_outputs(library, "qemu-m4", stored)[0], expected)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_callers_of_assembly_keep_nothing_in_registers_that_it_may_destroy(seed: int, tmp_path: Path) -> None:
     """Such a function destroys r0 to r3 and ip at its end: whatever it leaves of them now, no caller knows it."""
     library, stored, expected = _library(*graph_of(seed, WEIGHTED, WIDTHS[seed]), tmp_path)
