@@ -71,7 +71,7 @@ class Counter:
     @property
     def function_bytes(self) -> dict[str, int]:
         """Code of every function, as C names it, literals included."""
-        return {name.partition(".")[0]: size for name, size in self._functions.values()}
+        return {symbol.name.partition(".")[0]: symbol.bytes for symbol in self._code.functions}
 
     def run(self, inputs: np.ndarray) -> list[Run]:
         """int8 ``inputs`` [N, bytes], as stored, one after another."""

@@ -59,7 +59,8 @@ static inline uint32_t sgsc_add_products(uint32_t sum, const uint32_t *words, in
         return sum + (uint32_t)(low * pair[0]) + (uint32_t)(high * pair[1]);
     }
     const uint32_t fields = sgsc_fields(words, stride, bits, at);
-    return sum + (fields & 0xFFFFu) * (uint32_t)pair[0] + (fields >> 16) * (uint32_t)pair[1];
+    const int32_t first = pair[0], second = pair[1]; /* gcc warns of int16_t where it looks for undefined behaviour */
+    return sum + (fields & 0xFFFFu) * (uint32_t)first + (fields >> 16) * (uint32_t)second;
 #endif
 }
 
