@@ -59,8 +59,7 @@ static inline uint32_t sgsc_add_products(uint32_t sum, const uint32_t *words, in
         return sum + (uint32_t)(low * pair[0]) + (uint32_t)(high * pair[1]);
     }
     const uint32_t fields = sgsc_fields(words, stride, bits, at);
-    const int32_t first = pair[0], second = pair[1]; /* gcc warns of int16_t where it looks for undefined behaviour */
-    return sum + (fields & 0xFFFFu) * (uint32_t)first + (fields >> 16) * (uint32_t)second;
+    return sum + (uint32_t)((int32_t)(fields & 0xFFFFu) * pair[0]) + (uint32_t)((int32_t)(fields >> 16) * pair[1]);
 #endif
 }
 
