@@ -96,7 +96,7 @@ def measure(
     module, as_it_came = from_tflite(path), bits == "8" and not network.random
     if not as_it_came:
         module = requantised(module, WIDTHS[bits])
-    manifest = write_library(optimise(module, target.board), folder / "library", name, optimize)
+    manifest = write_library(optimise(module, target.board, target.packing), folder / "library", name, optimize)
     counter = Counter(target, build_firmware(target, folder / "library", folder / "firmware"), folder / "library")
 
     images = network.inputs(INPUTS)

@@ -42,7 +42,7 @@ def make_library(
 
     def work(partial: Path) -> None:
         before()
-        write_library(optimise(network(), board), partial, name, optimize, selftest)
+        write_library(optimise(network(), board, target.packing), partial, name, optimize, selftest)
 
     board = target.board
     memories = board.model_dump(mode="json", include={"ram", "arena", "stack_bytes"}) if board else None
@@ -53,6 +53,7 @@ def make_library(
         "optimize": optimize,
         "selftest": cases,
         "memories": memories,
+        "packing": target.packing,
         "code": code,
         "tvm": version("apache-tvm"),
     }

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
+from sgsc_micro.storage import Packing
 
 PositiveInt = Annotated[int, Field(gt=0)]
 UsbId = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
@@ -98,9 +99,14 @@ class Target(_Table):
     name: str
     description: str
     aliases: tuple[str, ...] = ()
-    instruction_set: Literal["c", "dsp"]
+    instruction_set: Literal["c", "dsp", "helium"]
     """Which micro-kernels the C library may use."""
     board: Board | None = None
+
+    @property
+    def packing(self) -> Packing:
+        """How weights lie in flash for it."""
+        return Packing.of(self.instruction_set)
 
     def require_board(self) -> Board:
         """The board; SgscError where there is none."""

@@ -38,6 +38,7 @@ from sgsc_micro.firmware import build_firmware
 from sgsc_micro.importers.tflite import import_model
 from sgsc_micro.importers.tflite.model import read_model
 from sgsc_micro.passes import optimise
+from sgsc_micro.storage import Packing
 from sgsc_micro.targets import Target, load_target
 from sgsc_micro.verify import replay_on_device
 from tests import graphs, tflite_graphs
@@ -67,9 +68,11 @@ def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) 
     expected = reference.run_integers(module, x).reshape(len(x), -1)
     with tempfile.TemporaryDirectory(prefix="sgsc-fuzz-") as name:
         folder = Path(name)
-        manifest = write_library(optimise(module), folder / "library", "fuzz")
-        stored = to_stored(manifest, x)
-        answers = {"host": HostLibrary(folder / "library", FLAGS).run(stored)}
+        answers = {}
+        for packing in Packing:
+            manifest = write_library(optimise(module, packing=packing), folder / packing, "fuzz")
+            stored = to_stored(manifest, x)
+            answers[f"host, {packing}"] = HostLibrary(folder / packing, FLAGS).run(stored)
         if emulate:
             answers |= {name: _emulated(load_target(name), folder, stored) for name in EMULATED}
         for place, found in answers.items():
@@ -79,7 +82,7 @@ def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) 
 
 
 def _emulated(target: Target, folder: Path, stored: np.ndarray) -> np.ndarray:
-    image = build_firmware(target, folder / "library", folder / target.name)
+    image = build_firmware(target, folder / target.packing, folder / target.name)
     with connect(target, image) as device:
         return np.stack([outcome.output for outcome in replay_on_device(device, stored, lambda done: None)])
 

@@ -153,6 +153,7 @@ def _manifest(lowered: Lowered, name: str, optimize: Optimize) -> dict[str, Any]
         "sgsc_micro": sgsc_micro.__version__,
         "tvm": tvm.__version__,
         "optimize": optimize,
+        "packing": lowered.plan.packing,
         "input": {
             "shape": list(graph.input_shape[1:]),
             "axes": None if graph.input_axes is None else list(graph.input_axes),

@@ -1,36 +1,38 @@
-"""Convolution, grouped, depthwise or dense: widen some pixels' activations once, meet every channel's packed words."""
+"""Convolution, grouped or dense: some pixels' activations become rows once and meet every channel's packed weights."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Expression, Kernel, bind, kernel, loop, loops, run
-from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.kernels.builder import Kernel, bind, kernel, loop, loops, run
+from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.kernels.elementwise import Computation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.kernels.pack import Layout, Run, dots, pack
+from sgsc_micro.kernels.pack import dots, pack
+from sgsc_micro.kernels.rows import ROWS
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
-from sgsc_micro.storage import MAX_BITS
+from sgsc_micro.storage import Packing
 
 Shape = tuple[int, ...]
 
 
-def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape) -> Kernel:
+def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape, packing: Packing) -> Kernel:
     """The kernel of a convolution, transposed or not, or of a dense layer; with a residual add at its end or without.
+
+    Scratch holds the rows, and behind them the results that something is added to.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
     constants = Constants(name)
-    scratch, number = layer.scratch_bytes(output), 0
+    scratch, number = layer.scratch_bytes(output, packing), 0
     add: Computation | None = None
     if isinstance(layer, Residual):
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
         operator = layer
-    rows, width = operator.rows_at_once(output), output[-2]
+    count, width = operator.rows_at_once(output), output[-2]
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
@@ -38,100 +40,38 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
-    layout = Layout(rows, operator.input.reach)
-    words, groups = pack(operator.weights, operator.widths, operator.groups, layout)
+    rows = ROWS[packing](operator, image, width, count)
+    words, groups = pack(operator.weights, operator.widths, operator.groups, rows.layout)
     stream = constants.words("weights", words)
-    epilogue = Epilogue(constants, operator)
+    epilogue = Epilogue(constants, operator, rows.bias)
+    compute = f"{rows.prefix}_{'pixel' if count == 1 else 'pixels'}_{epilogue.kind}"
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
-        built.dots = dots(operator.weights, operator.widths, operator.groups, layout)
-        body = _Body(built, operator, image, width, rows, stream, epilogue)
-        body.begin()
-        with loop("block", -(-pixels // rows)) as block:
-            first = block * rows
-            count = T.min(pixels - first, rows) if pixels % rows else rows
+        built.dots = dots(operator.weights, operator.widths, operator.groups, rows.layout)
+        rows.begin(built)
+        with loop("block", -(-pixels // count)) as block:
+            first = block * count
+            here = T.min(pixels - first, count) if pixels % count else count
             for alike in groups:
                 with loop("g", alike.count) as g:
-                    channel = (alike.first + g) * len(alike.widths)
-                    place = built.output[first, channel] if add is None else built.row[body.values_at + channel]
-                    body.gather(first, pixels, count, alike, alike.first + g)
-                    body.compute(place, count, alike, g)
+                    group, each = alike.first + g, len(alike.widths)
+                    if any(alike.widths):  # one that has no weights left reads nothing
+                        rows.gather(built, first, pixels, here, group)
+                    at = group * each
+                    place = built.output[first, at] if add is None else built.row[rows.scratch_bytes + at]
+                    run(
+                        compute,
+                        T.address_of(place),
+                        *([] if count == 1 else [channels, here]),
+                        *rows.arguments(built, first, group, alike.widths),
+                        built.address(stream, alike.offset + g * alike.words),
+                        each,
+                        *epilogue.arguments(built, at),
+                    )
             if add is not None:
-                with loops(pixel=count, channel=channels) as (pixel, channel):
-                    value = bind("value", built.row[body.values_at + pixel * channels + channel])
+                with loops(pixel=here, channel=channels) as (pixel, channel):
+                    value = bind("value", built.row[rows.scratch_bytes + pixel * channels + channel])
                     operands = [value, built.input(1)[first + pixel, channel]]
                     result = add(built, *(operands if number == 0 else reversed(operands)))
                     T.buffer_store(built.output, result, [first + pixel, channel])
     return built
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What happens at a block of output pixels: a group's activations are gathered, then its channels computed.
-
-    Scratch holds the rows, what a kernel row outside of the image reads, rows before they are widened, results.
-    """
-
-    built: Kernel
-    operator: Conv2D
-    image: Shape
-    width: int
-    """Of the output, in pixels."""
-    rows: int
-    stream: Entry
-    epilogue: Epilogue
-
-    @property
-    def outside_at(self) -> int:
-        """Where in scratch it is as outside of the image."""
-        return self.rows * self.operator.row_bytes
-
-    @property
-    def values_at(self) -> int:
-        """Where in scratch the results of a block are that something is added to."""
-        return self.outside_at + self.operator.gathered_bytes(self.rows)
-
-    def begin(self) -> None:
-        """What is the same for all blocks."""
-        if self.operator.sees_zeros:
-            outside = T.address_of(self.built.row[self.outside_at])
-            run("sgsc_fill", outside, self.operator.run, self.operator.input.zero_point)
-
-    def gather(self, first: Expression, pixels: int, count: Expression, alike: Run, group: Expression) -> None:
-        """Fill the rows with a group's activations under the kernel; those beyond the last pixel are its own again.
-
-        A group that has no weights left reads nothing.
-        """
-        if not any(alike.widths):
-            return
-        operator, built = self.operator, self.built
-        kh, kw, depth = operator.weights.shape[1:]
-        _, height, width, channels = self.image
-        rows, zero_point = T.address_of(built.row[0]), operator.input.zero_point
-        if operator.is_pointwise:
-            source = T.address_of(built.input()[0, 0, first, group * depth])
-            run("sgsc_widen_pixels", rows, self.rows, source, channels, count, depth, zero_point)
-            return
-        source = T.address_of(built.input()[0, 0, 0, group * depth])
-        steps = *operator.strides, *operator.padding[:2], kh, kw, *operator.dilation, *operator.upsample
-        image = height, width, channels, depth, zero_point
-        scratch = T.address_of(built.row[self.outside_at]), int(operator.copies_taps)
-        run("sgsc_gather", rows, self.rows, source, first, pixels - 1, self.width, *steps, *image, *scratch)
-
-    def compute(self, place: Expression, count: Expression, alike: Run, g: Expression) -> None:
-        """All channels of a group, into int8 from ``place`` on."""
-        operator, built, channels = self.operator, self.built, len(alike.widths)
-        offset_binary = any(0 < bits < MAX_BITS for bits in alike.widths)
-        arguments = [
-            T.address_of(built.row[0]),
-            -(-operator.taps // 2) if offset_binary else 0,
-            operator.input.zero_point,
-            built.address(self.stream, alike.offset + g * alike.words),
-            channels,
-            *self.epilogue.arguments(built, (alike.first + g) * channels),
-        ]
-        out = T.address_of(place)
-        if self.rows == 1:
-            run(f"sgsc_pixel_{self.epilogue.kind}", out, *arguments)
-        else:
-            run(f"sgsc_pixels_{self.epilogue.kind}", out, len(operator.weights), count, *arguments)

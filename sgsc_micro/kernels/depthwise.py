@@ -25,7 +25,7 @@ def depthwise(name: str, operator: Weighted | Residual, inputs: list[Shape], out
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
-    constants, scratch = Constants(name), operator.scratch_bytes(output)
+    constants, scratch = Constants(name), operator.scratch_bytes(output, storage.Packing.LANES)
     add: Computation | None = None
     conv, number = operator, 0
     if isinstance(operator, Residual):
@@ -33,7 +33,7 @@ def depthwise(name: str, operator: Weighted | Residual, inputs: list[Shape], out
     assert isinstance(conv, Conv2D)
     planes = conv.planes(output)
     stream = constants.integers("weights", stream_of(conv.weights, planes.turned))
-    epilogue = Epilogue(constants, conv)
+    epilogue = Epilogue(constants, conv, conv.bias)
     with kernel(name, inputs, output, constants, scratch) as built:
         _Layer(built, planes, inputs[0], conv.input.zero_point, stream, epilogue, add, number).emit()
     return built

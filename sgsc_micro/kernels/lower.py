@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,7 +28,6 @@ from sgsc_micro.passes.operators import (
     BatchMatMul,
     Concatenate,
     Conv2D,
-    Dense,
     Lookup,
     MaxPool,
     Mean,
@@ -41,23 +41,14 @@ from sgsc_micro.passes.operators import (
     Subtract,
     Take,
     Transpose,
-    TransposedConv2D,
     Weighted,
 )
 from sgsc_micro.passes.plan import Plan, Resident, read_plan
+from sgsc_micro.storage import Packing
 
+Builder = Callable[..., Kernel]
 
-def _weighted(name: str, operator: Weighted | Residual, inputs: list[conv.Shape], output: conv.Shape) -> Kernel:
-    alone = operator.weighted if isinstance(operator, Residual) else operator
-    build = depthwise.depthwise if isinstance(alone, Conv2D) and alone.is_depthwise else conv.weighted
-    return build(name, operator, inputs, output)
-
-
-BUILDERS: dict[type, Callable[..., Kernel]] = {
-    Conv2D: _weighted,
-    TransposedConv2D: _weighted,
-    Dense: _weighted,
-    Residual: _weighted,
+BUILDERS: dict[type, Builder] = {
     Add: elementwise.add,
     Subtract: elementwise.add,
     Multiply: elementwise.multiply,
@@ -76,7 +67,14 @@ BUILDERS: dict[type, Callable[..., Kernel]] = {
     Take: move.take,
 }
 
-DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1")
+
+def _weighted(operator: Weighted, packing: Packing) -> Builder:
+    if isinstance(operator, Conv2D) and operator.is_depthwise:
+        return depthwise.depthwise
+    return partial(conv.weighted, packing=packing)
+
+
+DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1", "bytes4", "bytes1")
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,9 @@ def lower(module: tvm.IRModule) -> Lowered:
         if owners[node.output] != node.output:
             continue
         shapes = [graph.shapes[tensor] for tensor in node.inputs]
-        built = BUILDERS[type(node.operator)](node.name, node.operator, shapes, graph.shapes[node.output])
+        alone = node.operator.weighted if isinstance(node.operator, Residual) else node.operator
+        build = _weighted(alone, plan.packing) if isinstance(alone, Weighted) else BUILDERS[type(alone)]
+        built = build(node.name, node.operator, shapes, graph.shapes[node.output])
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
     used = {dot for _, built, _ in calls for dot in built.dots}

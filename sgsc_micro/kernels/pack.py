@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
+from typing import Protocol
 
 import numpy as np
 
@@ -67,6 +68,20 @@ class Layout:
         """Channels whose words take turns."""
         return 4 // self.rows
 
+    def stream(self, weights: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+        """The words of one group; weights int8 [O, taps]."""
+        return _stream(weights, segments(weights, widths, self), self)
+
+    def dots(self, weights: np.ndarray, widths: Sequence[int]) -> set[tuple[str, int]]:
+        """Which dot products such a group needs, by shape and field width."""
+        result = set()
+        for segment in segments(weights, widths, self):
+            whole, rest = divmod(segment.count, self.together)
+            shapes = ["4x1"] if self.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
+            fields = [plane.bits for plane in planes(segment.bits, weights.shape[1])]
+            result |= {(shape, bits) for shape in ([self.shape] if segment.shared else shapes) for bits in fields}
+        return result
+
     @property
     def shape(self) -> str:
         """Of the dot products of channels that share lanes."""
@@ -78,17 +93,22 @@ class Layout:
         return 2 if self.rows == 4 else 4
 
 
-def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> tuple[np.ndarray, list[Run]]:
+class Packer(Protocol):
+    """How the weights of one group lie in a stream of words: int8 [O, taps] and the channels' widths."""
+
+    def stream(self, weights: np.ndarray, widths: Sequence[int]) -> np.ndarray:
+        """The words, uint32."""
+
+    def dots(self, weights: np.ndarray, widths: Sequence[int]) -> set[tuple[str, int]]:
+        """Which micro-kernels they need, by shape and width."""
+
+
+def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Packer) -> tuple[np.ndarray, list[Run]]:
     """All streams of a layer, uint32, one a group, and where they lie; weights int8 [O, kh, kw, I], widths int [O]."""
-    taps = int(np.prod(weights.shape[1:]))
     streams: list[np.ndarray] = []
     runs: list[Run] = []
     offset = 0
-    by_group = zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
-    packed = [
-        (_stream(of_group, segments(of_group, of_widths, layout), layout), of_widths)
-        for of_group, of_widths in by_group
-    ]
+    packed = [(layout.stream(*of_group), of_group[1]) for of_group in _by_group(weights, widths, groups)]
     for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
         new = [stream for stream, _ in members]
         first = runs[-1].first + runs[-1].count if runs else 0
@@ -98,17 +118,15 @@ def pack(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -
     return np.concatenate(streams), runs
 
 
-def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Layout) -> set[tuple[str, int]]:
-    """Which dot products these streams need, by shape and field width."""
+def dots(weights: np.ndarray, widths: np.ndarray, groups: int, layout: Packer) -> set[tuple[str, int]]:
+    """Which micro-kernels these streams need, by shape and width."""
+    return set().union(*(layout.dots(*of_group) for of_group in _by_group(weights, widths, groups)))
+
+
+def _by_group(weights: np.ndarray, widths: np.ndarray, groups: int) -> Iterator[tuple[np.ndarray, list[int]]]:
+    """int8 [O, taps] and widths, group by group."""
     taps = int(np.prod(weights.shape[1:]))
-    result = set()
-    for of_group, of_widths in zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True):
-        for segment in segments(of_group, of_widths, layout):
-            whole, rest = divmod(segment.count, layout.together)
-            shapes = ["4x1"] if layout.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
-            fields = [plane.bits for plane in planes(segment.bits, taps)]
-            result |= {(shape, bits) for shape in ([layout.shape] if segment.shared else shapes) for bits in fields}
-    return result
+    return zip(weights.reshape(groups, -1, taps), widths.reshape(groups, -1).tolist(), strict=True)
 
 
 def segments(weights: np.ndarray, widths: Sequence[int], layout: Layout) -> list[Segment]:

@@ -17,6 +17,7 @@ import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph
 from sgsc_micro.passes.placement import Block, Room, allot, height
+from sgsc_micro.storage import Packing
 from sgsc_micro.targets import Board
 
 ALIGNMENT = 4
@@ -57,6 +58,8 @@ class Plan:
     scratch: dict[str, Resident]
     parts: tuple[Part, ...]
     live: tuple[int, ...]
+    packing: Packing
+    """Of the weights, which scratch depends on."""
 
     @property
     def arena_bytes(self) -> int:
@@ -73,9 +76,9 @@ class Plan:
 class PlanMemory:
     """Writes the plan onto ``main`` as an attribute; :func:`read_plan` reads it. The functions are unchanged."""
 
-    def __init__(self, board: Board | None = None) -> None:
+    def __init__(self, board: Board | None = None, packing: Packing = Packing.LANES) -> None:
         """The arena's parts are the board's memories, in order; without a board it is one part that nothing limits."""
-        self.rooms = [Room(RAM)]
+        self.rooms, self.packing = [Room(RAM)], packing
         if board is not None:
             free = board.ram.bytes - board.stack_bytes
             self.rooms = [*(Room(region.name, region.bytes) for region in board.arena), Room(RAM, free)]
@@ -83,7 +86,7 @@ class PlanMemory:
     def transform_module(self, module: tvm.IRModule, _context: tvm.transform.PassContext) -> tvm.IRModule:
         """The module with its plan. Errors: ``SgscError`` naming a tensor that no room has place for."""
         module = module.clone()
-        text = json.dumps(asdict(plan(read_graph(module), self.rooms)))
+        text = json.dumps(asdict(plan(read_graph(module), self.rooms, self.packing)))
         module["main"] = module["main"].with_attr(_ATTRIBUTE, text)
         return module
 
@@ -94,10 +97,11 @@ def read_plan(module: tvm.IRModule) -> Plan:
     tensors, scratch = (
         {name: Resident(**resident) for name, resident in fields[key].items()} for key in ("tensors", "scratch")
     )
-    return Plan(tensors, scratch, tuple(Part(**part) for part in fields["parts"]), tuple(fields["live"]))
+    parts = tuple(Part(**part) for part in fields["parts"])
+    return Plan(tensors, scratch, parts, tuple(fields["live"]), Packing(fields["packing"]))
 
 
-def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
+def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),), packing: Packing = Packing.LANES) -> Plan:
     """Places for every tensor, the network's input and output among them, and every scratch row."""
     alive, over = lifetimes(graph), overwritten(graph)
     names = {graph.input_tensor: "input"} | {node.output: node.name for node in graph.nodes}
@@ -110,7 +114,7 @@ def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
         name = names[first_written[tensor]]
         known = blocks.get(name, Block(_aligned(sizes[tensor]), first, last))
         blocks[name] = Block(known.size, min(known.first, first), max(known.last, last))
-    scratch = {node.name: node.operator.scratch_bytes(graph.shapes[node.output]) for node in graph.nodes}
+    scratch = {node.name: node.operator.scratch_bytes(graph.shapes[node.output], packing) for node in graph.nodes}
     rows = {name: f"scratch of {name}" for name, size in scratch.items() if size}
     for step, node in enumerate(graph.nodes):
         if node.name in rows:
@@ -142,6 +146,7 @@ def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),)) -> Plan:
             sum(block.size for block in blocks.values() if block.first <= step <= block.last)
             for step in range(max(len(graph.nodes), 1))
         ),
+        packing=packing,
     )
 
 

@@ -123,6 +123,7 @@ SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, 
 #include "sgsc_rows.h"
 #include "sgsc_dot.h"
 #include "sgsc_weighted.h"
+#include "sgsc_helium.h"
 #include "sgsc_planes.h"
 #include "sgsc_depthwise.h"
 

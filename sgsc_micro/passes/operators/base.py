@@ -12,6 +12,7 @@ from tvm import relax
 
 from sgsc_micro.ir import bindings_of, constant_of, is_constant
 from sgsc_micro.passes.requantise import Multiplier, Rounding, multiplier_of, quantise_bound
+from sgsc_micro.storage import Packing
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
-        """What its kernel needs of the arena while it runs, for a result of shape ``output``."""
+    def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
+        """What its kernel needs of the arena while it runs, for a result of shape ``output`` and weights packed so."""
         return 0
 
     def constant(self, value: int) -> int | None:

@@ -11,6 +11,7 @@ from tvm import relax
 from sgsc_micro.passes.operators.arithmetic import Add
 from sgsc_micro.passes.operators.base import Operand, Operator, Pieces
 from sgsc_micro.passes.operators.weighted import Weighted
+from sgsc_micro.storage import Packing
 
 Read = Callable[[Pieces], tuple[Operator, list[Operand]]]
 
@@ -32,9 +33,9 @@ class Residual(Operator):
         """See :class:`Operator`."""
         return composite_of(type(self.weighted), type(self.add))
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
         """The weighted operator's, and behind it what it gives at the pixels of one turn."""
-        return self.weighted.scratch_bytes(output) + self.weighted.result_bytes(output)
+        return self.weighted.scratch_bytes(output, packing) + self.weighted.result_bytes(output)
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The QDQ pieces of both, one after the other."""

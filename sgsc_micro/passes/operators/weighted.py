@@ -14,7 +14,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
-from sgsc_micro.storage import row_bytes, width_of
+from sgsc_micro.storage import Packing, row_bytes, width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +55,16 @@ class Weighted(Operator):
         """What gathering ``rows`` rows needs besides them."""
         return 0
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
-        """Rows of widened activations, and what gathering them needs."""
+    @property
+    def copied_bytes(self) -> int:
+        """The activations of one pixel and group, where they do not lie together already."""
+        return 0
+
+    def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
+        """Rows of activations, copied, or widened with what gathering them needs."""
         rows = self.rows_at_once(output)
+        if packing is Packing.BYTES:
+            return rows * self.copied_bytes
         return rows * self.row_bytes + self.gathered_bytes(rows)
 
     def result_bytes(self, output: Sequence[int]) -> int:
@@ -141,6 +148,11 @@ class Conv2D(Weighted):
         """Whether a row's activations are copied together before they are widened, four by four."""
         return not self.is_pointwise and self.weights.shape[3] % 4 != 0
 
+    @property
+    def copied_bytes(self) -> int:
+        """See :class:`Weighted`."""
+        return 0 if self.is_pointwise else self.taps
+
     def gathered_bytes(self, rows: int) -> int:
         """See :class:`Weighted`: a kernel row outside of the image, and rows before they are widened."""
         return 0 if self.is_pointwise else self.run + self.copies_taps * rows * self.taps
@@ -149,9 +161,9 @@ class Conv2D(Weighted):
         """How a depthwise one gives a result of shape ``output``."""
         return Planes.of(output[1:3], self.weights.shape[1:3], self.strides, self.dilation, self.padding[:2])
 
-    def scratch_bytes(self, output: Sequence[int]) -> int:
+    def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
         """See :class:`Operator`."""
-        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output)
+        return self.planes(output).scratch_bytes if self.is_depthwise else super().scratch_bytes(output, packing)
 
     def result_bytes(self, output: Sequence[int]) -> int:
         """See :class:`Weighted`; those of a depthwise one lie over its accumulators."""
