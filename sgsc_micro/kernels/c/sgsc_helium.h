@@ -20,12 +20,11 @@
 
 typedef int32_t sgsc_words __attribute__((vector_size(16)));
 
-/* Four results at a time: of one channel at four pixels, or of four channels at one pixel. */
-struct sgsc_four {
-    const int8_t *from[4]; /* their rows; of one pixel, the row first */
-    int32_t taps;
-    /* Where results and constants lie: of the results bytes, of the constants elements behind the first's. */
-    sgsc_words out_at, bias_at, m_at, shift_at;
+/* What a tile of results is computed from: of four channels, the last again where there are fewer, at up to four pixels. */
+struct sgsc_tile {
+    const int8_t *from[4]; /* the pixels' rows */
+    int32_t taps, pixels, stride;
+    sgsc_words at, sums_at, m_at, shift_at; /* of each channel, in elements behind the first's */
 };
 
 #define SGSC_PER_CHANNEL static inline __attribute__((always_inline))
@@ -71,8 +70,10 @@ static inline sgsc_lanes sgsc_all_lanes(int32_t value)
     " vldrb.8 q1, [%[x" #I "]], #16\n vshl.s8 q1, q1, %q[up]\n vand q1, q1, %q[mask]\n vmladava.s8 %[s" #I "], q0, q1\n"
 #define SGSC_MASK " vand q1, q1, %q[mask]\n"
 #define SGSC_LOOP(BODY) " dlstp.8 lr, %[count]\n1:\n" BODY " letp lr, 1b\n"
-#define SGSC_CLOBBERS "q0", "q1", "q2", "q3", "lr", "memory"
+#define SGSC_CLOBBERS "q0", "q1", "q2", "q3", "lr"
 
+#define SGSC_KEEP_SUMS                                                                                                 \
+    __asm__ volatile("strd %1, %2, [%0]\n strd %3, %4, [%0, #8]" : : "r"(sums), "r"(s0), "r"(s1), "r"(s2), "r"(s3))
 #define SGSC_DOT_WHOLE __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") SGSC_ROWS_4)                                      \
                                         : SGSC_SUMS_4, [w0] "+r"(w0)                                                   \
                                         : [count] "r"(n)                                                               \
@@ -114,6 +115,27 @@ SGSC_PER_CHANNEL void sgsc_dot_channel(int32_t *sums, const int8_t *const *from,
         const int8_t *w0 = w;
         const int32_t n = taps;
         SGSC_DOT_WHOLE;
+    } else if (bits == 4 && rows == 4) { /* the lower fields are at the top after a shift, and nothing is below */
+        const sgsc_lanes mask = sgsc_all_lanes(-16);
+        const int8_t *w0 = w;
+        int32_t n = sgsc_part(4, taps);
+        const int32_t back = -n & 15;
+        __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") SGSC_MASK SGSC_ROWS_4)
+                         : SGSC_SUMS_4, [w0] "+r"(w0)
+                         : [count] "r"(n), [mask] "w"(mask)
+                         : SGSC_CLOBBERS);
+        x0 -= back;
+        x1 -= back;
+        x2 -= back;
+        x3 -= back;
+        w0 = w;
+        n = taps - n;
+        if (n > 0) {
+            __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") " vshl.i8 q1, q1, #4\n" SGSC_ROWS_4)
+                             : SGSC_SUMS_4, [w0] "+r"(w0)
+                             : [count] "r"(n)
+                             : SGSC_CLOBBERS);
+        }
     } else {
         const int32_t narrowest = sgsc_narrowest(bits), part = sgsc_part(bits, taps), back = -part & 15;
         const int32_t first = bits & 4 ? 4 : bits & 2 ? 2 : 1, second = bits & 2 & ~first ? 2 : 1;
@@ -152,11 +174,10 @@ SGSC_PER_CHANNEL void sgsc_dot_channel(int32_t *sums, const int8_t *const *from,
             x3 -= back;
         }
     }
-    sums[0] = s0;
     if (rows == 4) {
-        sums[1] = s1;
-        sums[2] = s2;
-        sums[3] = s3;
+        SGSC_KEEP_SUMS;
+    } else {
+        sums[0] = s0;
     }
 }
 
@@ -189,65 +210,59 @@ SGSC_PER_CHANNEL void sgsc_dot_row(int32_t *sums, const int8_t *row, const int8_
         }
         return;
     }
-    sums[0] = s0;
-    sums[1] = s1;
-    sums[2] = s2;
-    sums[3] = s3;
+    SGSC_KEEP_SUMS;
 }
 
 #define SGSC_VECTOR(INSTRUCTION, RESULT, A, B) __asm__(INSTRUCTION " %q0, %q1, %q2" : "=w"(RESULT) : "w"(A), "w"(B))
 #define SGSC_GATHER(INSTRUCTION, SHIFT, RESULT, FROM, AT)                                                              \
     __asm__(INSTRUCTION " %q0, [%1, %q2" SHIFT "]" : "=&w"(RESULT) : "r"(FROM), "w"(AT))
 
-/* Four sums, times 2^down, to int8; the constants of the first of them lie at `channel`. */
-SGSC_PER_CHANNEL void sgsc_store_four(int8_t *out, const int32_t *sums, int32_t down, const struct sgsc_four *four,
+/* sums [channel][row], times 2^down, to int8; the constants of the first channel lie at `channel`. */
+SGSC_PER_CHANNEL void sgsc_store_tile(int8_t *out, const int32_t *sums, int32_t down, const struct sgsc_tile *tile,
                                       int32_t channel, const struct sgsc_end *end, int32_t twice, int32_t clamps)
 {
-    const sgsc_words none = {0, 0, 0, 0};
-    sgsc_words acc, bias, m, shift, left, right, below;
-    __asm__("vmov %q0[2], %q0[0], %1, %2\n vmov %q0[3], %q0[1], %3, %4"
-            : "=w"(acc)
-            : "r"(sums[0]), "r"(sums[2]), "r"(sums[1]), "r"(sums[3]));
-    if (down > 0) {
-        __asm__("vshr.s32 %q0, %q0, %1" : "+w"(acc) : "i"(down > 0 ? down : 1));
-    }
+    const sgsc_words none = {0, 0, 0, 0}, least = twice ? none : none - 1;
+    const sgsc_words at = tile->at, sums_at = tile->sums_at;
+    sgsc_words bias, m, shift, right, left;
     if (end->bias_bytes == 2) {
-        SGSC_GATHER("vldrh.s32", ", uxtw #1", bias, (const int16_t *)end->bias + channel, four->bias_at);
+        SGSC_GATHER("vldrh.s32", ", uxtw #1", bias, (const int16_t *)end->bias + channel, at);
     } else {
-        SGSC_GATHER("vldrw.u32", ", uxtw #2", bias, (const int32_t *)end->bias + channel, four->bias_at);
+        SGSC_GATHER("vldrw.u32", ", uxtw #2", bias, (const int32_t *)end->bias + channel, at);
     }
-    SGSC_GATHER("vldrw.u32", ", uxtw #2", m, end->multipliers + channel * end->multiplier_step, four->m_at);
-    SGSC_GATHER("vldrb.s32", "", shift, end->shifts + channel * end->shift_step, four->shift_at);
-    acc += bias;
-    right = none - shift; /* to the left, that is */
-    if (twice) {          /* half away from zero is half up of one less below zero */
-        SGSC_VECTOR("vmax.s32", left, right, none);
-        SGSC_VECTOR("vmin.s32", right, right, none);
+    SGSC_GATHER("vldrw.u32", ", uxtw #2", m, end->multipliers + channel * end->multiplier_step, tile->m_at);
+    SGSC_GATHER("vldrb.s32", "", shift, end->shifts + channel * end->shift_step, tile->shift_at);
+    /* Without 64, the mark of sums that cannot be doubled: here none is. To the left, that is. */
+    __asm__("vshl.i32 %q0, %q0, #26\n vshr.s32 %q0, %q0, #26\n vneg.s32 %q0, %q0" : "+w"(shift));
+    SGSC_VECTOR("vmin.s32", right, shift, least);
+    left = shift - right;
+    SGSC_ROLLED for (int32_t row = 0; row < tile->pixels; ++row, ++sums, out += tile->stride) {
+        sgsc_words acc, below;
+        __asm__ volatile("vldrw.u32 %q0, [%1, %q2, uxtw #2]" : "=&w"(acc) : "r"(sums), "w"(sums_at));
+        if (down > 0) {
+            __asm__("vshr.s32 %q0, %q0, %1" : "+w"(acc) : "i"(down > 0 ? down : 1));
+        }
+        acc += bias;
         SGSC_VECTOR("vshl.s32", acc, acc, left);
-        SGSC_VECTOR("vqrdmulh.s32", acc, acc, m);
-        SGSC_VECTOR("vand", below, acc, right);
-        __asm__("vshr.s32 %q0, %q0, #31" : "+w"(below));
-        acc += below;
-    } else { /* at least 1 to the right */
-        const sgsc_words one = {-1, -1, -1, -1};
-        sgsc_words least;
-        SGSC_VECTOR("vmin.s32", least, right, one);
-        left = right - least;
-        right = least;
-        SGSC_VECTOR("vshl.s32", acc, acc, left);
-        SGSC_VECTOR("vmulh.s32", acc, acc, m);
+        if (twice) { /* half away from zero is half up of one less below zero, where there is a shift to the right */
+            SGSC_VECTOR("vqrdmulh.s32", acc, acc, m);
+            SGSC_VECTOR("vand", below, acc, right);
+            __asm__("vshr.s32 %q0, %q0, #31" : "+w"(below));
+            acc += below;
+        } else {
+            SGSC_VECTOR("vmulh.s32", acc, acc, m);
+        }
+        SGSC_VECTOR("vrshl.s32", acc, acc, right);
+        __asm__("vadd.i32 %q0, %q0, %1" : "+w"(acc) : "r"(end->zero));
+        if (clamps) {
+            const sgsc_words low = {end->low, end->low, end->low, end->low};
+            const sgsc_words high = {end->high, end->high, end->high, end->high};
+            SGSC_VECTOR("vmax.s32", acc, acc, low);
+            SGSC_VECTOR("vmin.s32", acc, acc, high);
+        } else {
+            __asm__("vqmovnb.s32 %q0, %q0\n vqmovnb.s16 %q0, %q0" : "+w"(acc));
+        }
+        __asm__ volatile("vstrb.32 %q0, [%1, %q2]" : : "w"(acc), "r"(out), "w"(at));
     }
-    SGSC_VECTOR("vrshl.s32", acc, acc, right);
-    __asm__("vadd.i32 %q0, %q0, %1" : "+w"(acc) : "r"(end->zero));
-    if (clamps) {
-        const sgsc_words low = {end->low, end->low, end->low, end->low};
-        const sgsc_words high = {end->high, end->high, end->high, end->high};
-        SGSC_VECTOR("vmax.s32", acc, acc, low);
-        SGSC_VECTOR("vmin.s32", acc, acc, high);
-    } else {
-        __asm__("vqmovnb.s32 %q0, %q0\n vqmovnb.s16 %q0, %q0" : "+w"(acc));
-    }
-    __asm__ volatile("vstrb.32 %q0, [%1, %q2]" : : "w"(acc), "r"(out), "w"(four->out_at) : "memory");
 }
 
 #else
@@ -291,72 +306,84 @@ static inline void sgsc_dot_row(int32_t *sums, const int8_t *row, const int8_t *
     }
 }
 
-static inline void sgsc_store_four(int8_t *out, const int32_t *sums, int32_t down, const struct sgsc_four *four,
+static inline void sgsc_store_tile(int8_t *out, const int32_t *sums, int32_t down, const struct sgsc_tile *tile,
                                    int32_t channel, const struct sgsc_end *end, int32_t twice, int32_t clamps)
 {
-    for (int32_t i = 0; i < 4; ++i) {
-        const int32_t acc = sgsc_add_shifted(sums[i] >> down, sgsc_bias(end, channel + four->bias_at[i]), 0);
-        const int32_t m = end->multipliers[channel * end->multiplier_step + four->m_at[i]];
-        const int32_t shift = end->shifts[channel * end->shift_step + four->shift_at[i]];
-        (void)clamps;
-        out[four->out_at[i]] = (int8_t)sgsc_requantise_any(acc, m, shift, end, twice);
+    (void)clamps;
+    for (int32_t row = 0; row < tile->pixels; ++row, ++sums, out += tile->stride) {
+        for (int32_t i = 0; i < 4; ++i) {
+            const int32_t sum = sums[tile->sums_at[i]] >> down, bias = sgsc_bias(end, channel + tile->at[i]);
+            const int32_t m = end->multipliers[channel * end->multiplier_step + tile->m_at[i]];
+            const int32_t shift = end->shifts[channel * end->shift_step + tile->shift_at[i]];
+            out[tile->at[i]] = (int8_t)sgsc_requantise_any(sgsc_add_shifted(sum, bias, 0), m, shift, end, twice);
+        }
     }
 }
 
 #endif
 
-/* `count` channels of one width from channel `first` on, at four pixels or one; w is their bytes. */
-SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_four *four, const int8_t *w, int32_t first, int32_t count,
+/* Around what assembly reads and writes: the compiler is not told there, so that it keeps more in registers. */
+#define SGSC_BARRIER __asm__ volatile("" ::: "memory")
+
+/* `count` channels of one width from channel `first` on; w is their bytes. */
+SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
                                    const struct sgsc_end *end, int32_t bits, int32_t rows, int32_t twice, int32_t clamps)
 {
-    const int32_t bytes = sgsc_channel_bytes(bits, four->taps), down = bits == 0 ? 0 : 8 - bits;
-    int32_t sums[4] = {0, 0, 0, 0};
-    if (rows == 4) {
-        for (int32_t c = 0; c < count; ++c, w += bytes) {
-            if (bits != 0) {
-                sgsc_dot_channel(sums, four->from, w, four->taps, bits, 4);
-            }
-            sgsc_store_four(out + c, sums, down, four, first + c, end, twice, clamps);
-        }
-        return;
+    const int32_t bytes = sgsc_channel_bytes(bits, tile->taps), down = bits == 0 ? 0 : 8 - bits;
+    int32_t sums[16], placed = 0;
+    if (bits == 0) {
+        memset(sums, 0, sizeof sums);
     }
+    SGSC_BARRIER;
     for (int32_t c = 0; c < count; c += 4) {
-        const int8_t *channels[4];
-        for (int32_t i = 0; i < 4; ++i) {
-            const int32_t at = i < count - c ? i : count - c - 1;
-            channels[i] = w + (c + at) * bytes;
-            four->out_at[i] = at;
-            four->bias_at[i] = at;
-            four->m_at[i] = at * end->multiplier_step;
-            four->shift_at[i] = at * end->shift_step;
+        const int32_t channels = count - c < 4 ? count - c : 4;
+        if (channels != placed) {
+            placed = channels;
+            SGSC_ROLLED for (int32_t i = 0; i < 4; ++i) {
+                const int32_t at = i < channels ? i : channels - 1;
+                tile->at[i] = at;
+                tile->sums_at[i] = at * rows;
+                tile->m_at[i] = at * end->multiplier_step;
+                tile->shift_at[i] = at * end->shift_step;
+            }
         }
-        if (bits != 0) {
-            sgsc_dot_row(sums, four->from[0], channels, four->taps, bits);
+        if (bits != 0 && rows == 4) {
+            SGSC_ROLLED for (int32_t i = 0; i < channels; ++i, w += bytes) {
+                sgsc_dot_channel(sums + 4 * i, tile->from, w, tile->taps, bits, 4);
+            }
+        } else if (bits != 0) {
+            const int8_t *of_channels[4];
+            for (int32_t i = 0; i < 4; ++i) {
+                of_channels[i] = w + (i < channels ? i : channels - 1) * bytes;
+            }
+            sgsc_dot_row(sums, tile->from[0], of_channels, tile->taps, bits);
+            w += 4 * bytes;
         }
-        sgsc_store_four(out + c, sums, down, four, first + c, end, twice, clamps);
+        sgsc_store_tile(out + c, sums, down, tile, first + c, end, twice, clamps);
     }
+    SGSC_BARRIER;
 }
 
-typedef void sgsc_segment_of(int8_t *out, struct sgsc_four *four, const int8_t *w, int32_t first, int32_t count,
+typedef void sgsc_segment_of(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
                              const struct sgsc_end *end);
 
 /* All channels of a stream. */
-static inline void sgsc_segments(int8_t *out, struct sgsc_four *four, const uint32_t *stream, int32_t channels,
+static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint32_t *stream, int32_t channels,
                                  const struct sgsc_end *end, sgsc_segment_of *const *segments)
 {
     for (int32_t c = 0; c < channels;) {
         const int32_t count = (int32_t)(*stream & 0xFFFFFFu), bits = (int32_t)(*stream >> 24);
-        segments[bits](out + c, four, (const int8_t *)(stream + 1), c, count, end);
-        stream += 1 + (count * sgsc_channel_bytes(bits, four->taps) + 3) / 4;
+        segments[bits](out + c, tile, (const int8_t *)(stream + 1), c, count, end);
+        stream += 1 + (count * sgsc_channel_bytes(bits, tile->taps) + 3) / 4;
         c += count;
     }
 }
 
 #define SGSC_SEGMENT(BITS, ROWS, NAME, TWICE, CLAMPS)                                                                  \
-    SGSC_KERNEL void sgsc_segment##BITS##_##ROWS##_##NAME(int8_t *out, struct sgsc_four *four, const int8_t *w,        \
+    SGSC_KERNEL void sgsc_segment##BITS##_##ROWS##_##NAME(int8_t *out, struct sgsc_tile *tile, const int8_t *w,        \
                                                           int32_t first, int32_t count, const struct sgsc_end *end)    \
     {                                                                                                                  \
-        sgsc_segment(out, four, w, first, count, end, BITS, ROWS, TWICE, CLAMPS);                                      \
+        sgsc_segment(out, tile, w, first, count, end, BITS, ROWS, TWICE, CLAMPS);                                      \
     }
 #define SGSC_HAS_SEGMENT(BITS, ROWS, NAME) (SGSC_FIELDS_bytes##ROWS >> BITS & 1 ? sgsc_segment##BITS##_##ROWS##_##NAME : 0)
 /* By width, as far as the model has such channels. */
@@ -386,13 +413,12 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_four *four, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_four four = {.taps = taps};                                                                        \
+        struct sgsc_tile tile = {.taps = taps, .pixels = pixels, .stride = stride};                                    \
         for (int32_t i = 0; i < 4; ++i) {                                                                              \
             const int32_t pixel = i < pixels ? i : pixels - 1;                                                         \
-            four.from[i] = row + pixel * row_stride;                                                                   \
-            four.out_at[i] = pixel * stride;                                                                           \
+            tile.from[i] = row + pixel * row_stride;                                                                   \
         }                                                                                                              \
-        sgsc_segments(out, &four, stream, channels, &end, sgsc_segments_4_##NAME);                                     \
+        sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_4_##NAME);                                     \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_bytes_pixel_##NAME(                                                                          \
         int8_t *out, const int8_t *row, int32_t row_stride, int32_t taps, const uint32_t *stream, int32_t channels,    \
@@ -401,9 +427,9 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_four *four, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_four four = {.from = {row}, .taps = taps};                                                         \
+        struct sgsc_tile tile = {.from = {row}, .taps = taps, .pixels = 1};                                            \
         (void)row_stride;                                                                                              \
-        sgsc_segments(out, &four, stream, channels, &end, sgsc_segments_1_##NAME);                                     \
+        sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_1_##NAME);                                     \
     }
 SGSC_HELIUM(single, 0, 0)
 SGSC_HELIUM(single_clamped, 0, 1)
