@@ -123,7 +123,10 @@ class LaneRows(Rows):
 
 
 class ByteRows(Rows):
-    """As they are: in the image where a row lies there in one piece, else copied into scratch."""
+    """As they are: in the image where a row lies there in one piece, else copied into scratch.
+
+    A micro-kernel may read one tap more than an odd number of them, which is worth nothing: these are copied too.
+    """
 
     prefix = "sgsc_bytes"
 
@@ -143,20 +146,24 @@ class ByteRows(Rows):
         """See :class:`Rows`."""
         return self.count * self.operator.copied_bytes
 
+    @property
+    def _stride(self) -> int:
+        """From a row to the next."""
+        return self.operator.copied_bytes or self.image[3]
+
     def gather(self, built: Kernel, first: Expression, pixels: int, count: Expression, group: Expression) -> None:
         """See :class:`Rows`."""
-        if not self.operator.is_pointwise:
-            source = self._source(built, 0, group)
-            run("sgsc_bytes_gather", T.address_of(built.row[0]), count, source, first, *self._geometry)
+        if self.operator.copied_bytes:
+            rows = T.address_of(built.row[0]), self._stride, count
+            run("sgsc_bytes_gather", *rows, self._source(built, 0, group), first, *self._geometry)
 
     def arguments(
         self, built: Kernel, first: Expression, group: Expression, widths: tuple[int, ...]
     ) -> list[Expression]:
         """See :class:`Rows`: the first row, how far it is to the next, the taps."""
-        taps = self.operator.taps
-        if self.operator.is_pointwise:
-            return [self._source(built, first, group), self.image[3], taps]
-        return [T.address_of(built.row[0]), taps, taps]
+        copied = self.operator.copied_bytes > 0
+        row = T.address_of(built.row[0]) if copied else self._source(built, first, group)
+        return [row, self._stride, self.operator.taps]
 
 
 ROWS: dict[Packing, type[Rows]] = {Packing.LANES: LaneRows, Packing.BYTES: ByteRows}

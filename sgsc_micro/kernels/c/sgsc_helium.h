@@ -20,9 +20,17 @@
 
 typedef int32_t sgsc_words __attribute__((vector_size(16)));
 
-/* What a tile of results is computed from: of four channels, the last again where there are fewer, at up to four pixels. */
+/* What a tile of results is computed from: of four channels, the last again where there are fewer, at up to four pixels.
+ * Assembly knows where what comes before `taps` lies. */
 struct sgsc_tile {
-    const int8_t *from[4]; /* the pixels' rows */
+    struct {
+        int32_t zero; /* where its sum begins */
+        const int8_t *row;
+    } from[4];             /* by pixel */
+    const int8_t *lower[4]; /* the rows' second halves, where bytes hold two fields */
+    int32_t part, back;    /* taps of a part, and how far beyond them 16 at a time go */
+    int32_t mask, bytes;   /* of a weight in its byte; of a channel */
+    int32_t parts[8 * 7 + 1]; /* of each the planes' shifts and where their bytes begin, and its taps; ends below 0 */
     int32_t taps, pixels, stride;
     sgsc_words at, sums_at, m_at, shift_at; /* of each channel, in elements behind the first's */
 };
@@ -56,162 +64,112 @@ static inline sgsc_lanes sgsc_all_lanes(int32_t value)
     return result;
 }
 
-/* What the loops below are made of; q0 is activations, q1 weights. The last turn of each is short: letp sees to it. */
-#define SGSC_ROW(I) " vldrb.8 q0, [%[x" #I "]], #16\n vmladava.s8 %[s" #I "], q0, q1\n"
-#define SGSC_ROWS_1 SGSC_ROW(0)
-#define SGSC_ROWS_4 SGSC_ROW(0) SGSC_ROW(1) SGSC_ROW(2) SGSC_ROW(3)
-#define SGSC_SUMS_1 [s0] "+Te"(s0), [x0] "+r"(x0)
-#define SGSC_SUMS_4                                                                                                    \
-    [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3), [x0] "+r"(x0), [x1] "+r"(x1), [x2] "+r"(x2),       \
-        [x3] "+r"(x3)
-#define SGSC_LOAD(I, Q) " vldrb.8 " Q ", [%[w" #I "]], #16\n"
-#define SGSC_FIELD(I, Q) SGSC_LOAD(I, Q) " vshl.s8 " Q ", " Q ", %q[up" #I "]\n"
-#define SGSC_CHANNEL(I)                                                                                                \
-    " vldrb.8 q1, [%[x" #I "]], #16\n vshl.s8 q1, q1, %q[up]\n vand q1, q1, %q[mask]\n vmladava.s8 %[s" #I "], q0, q1\n"
-#define SGSC_MASK " vand q1, q1, %q[mask]\n"
-#define SGSC_LOOP(BODY) " dlstp.8 lr, %[count]\n1:\n" BODY " letp lr, 1b\n"
-#define SGSC_CLOBBERS "q0", "q1", "q2", "q3", "lr"
+/* Four sums of four rows for each channel, from `sums` to `end`: the dot products with bytes from w on, times 2^(8 - bits).
+ * q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is short. */
+typedef void sgsc_dot_tile(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end);
 
-#define SGSC_KEEP_SUMS                                                                                                 \
-    __asm__ volatile("strd %1, %2, [%0]\n strd %3, %4, [%0, #8]" : : "r"(sums), "r"(s0), "r"(s1), "r"(s2), "r"(s3))
-#define SGSC_DOT_WHOLE __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") SGSC_ROWS_4)                                      \
-                                        : SGSC_SUMS_4, [w0] "+r"(w0)                                                   \
-                                        : [count] "r"(n)                                                               \
-                                        : SGSC_CLOBBERS)
-#define SGSC_DOT_PLANES_1(ROWS)                                                                                        \
-    __asm__ volatile(SGSC_LOOP(SGSC_FIELD(0, "q1") SGSC_MASK SGSC_ROWS_##ROWS)                                         \
-                     : SGSC_SUMS_##ROWS, [w0] "+r"(w0)                                                                 \
-                     : [count] "r"(n), [up0] "w"(up0), [mask] "w"(mask)                                                \
-                     : SGSC_CLOBBERS)
-#define SGSC_DOT_PLANES_2(ROWS)                                                                                        \
-    __asm__ volatile(SGSC_LOOP(SGSC_FIELD(0, "q1") SGSC_FIELD(1, "q2") " vsri.8 q1, q2, %[below1]\n" SGSC_MASK         \
-                                   SGSC_ROWS_##ROWS)                                                                   \
-                     : SGSC_SUMS_##ROWS, [w0] "+r"(w0), [w1] "+r"(w1)                                                  \
-                     : [count] "r"(n), [up0] "w"(up0), [up1] "w"(up1), [mask] "w"(mask), [below1] "i"(first)           \
-                     : SGSC_CLOBBERS)
-#define SGSC_DOT_PLANES_3(ROWS)                                                                                        \
-    __asm__ volatile(SGSC_LOOP(SGSC_FIELD(0, "q1") SGSC_FIELD(1, "q2") SGSC_FIELD(2, "q3") " vsri.8 q2, q3, #2\n"      \
-                                   " vsri.8 q1, q2, #4\n" SGSC_MASK SGSC_ROWS_##ROWS)                                  \
-                     : SGSC_SUMS_##ROWS, [w0] "+r"(w0), [w1] "+r"(w1), [w2] "+r"(w2)                                   \
-                     : [count] "r"(n), [up0] "w"(up0), [up1] "w"(up1), [up2] "w"(up2), [mask] "w"(mask)                \
-                     : SGSC_CLOBBERS)
+#define SGSC_DOT_TILE(NAME, BODY)                                                                                      \
+    static __attribute__((naked, noipa, unused)) void NAME(                                                            \
+        const struct sgsc_tile *tile __attribute__((unused)), const int8_t *w __attribute__((unused)),                 \
+        int32_t *sums __attribute__((unused)), const int32_t *end __attribute__((unused)))                             \
+    {                                                                                                                  \
+        __asm__(BODY);                                                                                                 \
+    }
+#define SGSC_MEET(SUM, ROW, WEIGHTS) " vldrb.8 q0, [" ROW "], #16\n vmladava.s8 " SUM ", q0, " WEIGHTS "\n"
+#define SGSC_MEET_FOUR                                                                                                 \
+    SGSC_MEET("r2", "r3", "q1") SGSC_MEET("r4", "r5", "q1") SGSC_MEET("r6", "r7", "q1") SGSC_MEET("r8", "r9", "q1")
 
-/* Of a plane: how far a part's fields are from the top, and where its bytes begin. */
-#define SGSC_UP(PLANE) sgsc_all_lanes(at & -(PLANE))
-#define SGSC_BYTES(PLANE) (w + ((at & ((PLANE) - 1)) + (bits & -2 * (PLANE))) / narrowest * part)
+SGSC_DOT_TILE(sgsc_dot_tile8, " push {r3-r11, lr}\n mov r10, r2\n ldrd r12, r11, [r0, #48]\n"
+                              "1:\n ldm r0, {r2-r9}\n dlstp.8 lr, r12\n"
+                              "2:\n vldrb.8 q1, [r1], #16\n" SGSC_MEET_FOUR " letp lr, 2b\n"
+                              " strd r2, r4, [r10], #8\n strd r6, r8, [r10], #8\n sub r1, r1, r11\n"
+                              " ldr r3, [sp]\n cmp r10, r3\n bne 1b\n pop {r3-r11, pc}\n")
 
-/* The dot products, times 2^(8 - bits), of 4 rows, or of 1, with one channel. */
-SGSC_PER_CHANNEL void sgsc_dot_channel(int32_t *sums, const int8_t *const *from, const int8_t *w, int32_t taps,
-                                       int32_t bits, int32_t rows)
+/* Both fields of a byte at a time; r0, r2, r4 and r6 are sums, r8 to r11 the lower fields' rows. */
+SGSC_DOT_TILE(sgsc_dot_tile4, " push {r0-r11, lr}\n mov r4, #0xF0\n vdup.8 q3, r4\n"
+                              "1:\n ldrd lr, r12, [sp]\n ldm lr, {r0-r11}\n ldr lr, [lr, #48]\n dlstp.8 lr, lr\n"
+                              "2:\n vldrb.8 q1, [r12], #16\n vshl.i8 q2, q1, #4\n vand q1, q1, q3\n" //
+                              SGSC_MEET("r0", "r1", "q1") SGSC_MEET("r2", "r3", "q1")                //
+                              SGSC_MEET("r4", "r5", "q1") SGSC_MEET("r6", "r7", "q1")                //
+                              SGSC_MEET("r0", "r8", "q2") SGSC_MEET("r2", "r9", "q2")                //
+                              SGSC_MEET("r4", "r10", "q2") SGSC_MEET("r6", "r11", "q2")              //
+                              " letp lr, 2b\n"
+                              " ldrd r1, r3, [sp, #8]\n strd r0, r2, [r1], #8\n strd r4, r6, [r1], #8\n"
+                              " ldr lr, [sp]\n ldr lr, [lr, #52]\n sub r12, r12, lr\n strd r12, r1, [sp, #4]\n"
+                              " cmp r1, r3\n bne 1b\n add sp, #16\n pop {r4-r11, pc}\n")
+
+/* One to three planes, part by part. r0 is w, r1, r10 and r11 where a part's fields are, r12 where it is written. */
+#define SGSC_PLANE(ROW, UP) " ldr " ROW ", [r12], #4\n add " ROW ", r0\n" UP
+#define SGSC_UP(UP) " ldr lr, [r12], #4\n vdup.8 " UP ", lr\n"
+#define SGSC_FIELD(Q, ROW, UP) " vldrb.8 " Q ", [" ROW "], #16\n vshl.s8 " Q ", " Q ", " UP "\n"
+#define SGSC_DOT_PARTS(NAME, PLANES, FIELDS, MEET)                                                                     \
+    SGSC_DOT_TILE(NAME,                                                                                                \
+                  " vpush {d8-d15}\n push {r0-r11, lr}\n ldr r4, [r0, #56]\n vdup.8 q4, r4\n"                          \
+                  "1:\n ldrd lr, r0, [sp]\n add r12, lr, #64\n ldm lr, {r2-r9}\n"                                    \
+                  "2:\n ldr lr, [r12], #4\n cmp lr, #0\n blt 4f\n vdup.8 q5, lr\n"                                     \
+                  " ldr r1, [r12], #4\n add r1, r0\n" PLANES " ldr lr, [r12], #4\n dlstp.8 lr, lr\n"                   \
+                  "3:\n" SGSC_FIELD("q1", "r1", "q5") FIELDS " vand q1, q1, q4\n" MEET " letp lr, 3b\n"                \
+                  " ldr lr, [sp]\n ldr lr, [lr, #52]\n sub r3, lr\n sub r5, lr\n sub r7, lr\n sub r9, lr\n b 2b\n"     \
+                  "4:\n ldrd r1, r3, [sp, #8]\n strd r2, r4, [r1], #8\n strd r6, r8, [r1], #8\n"                       \
+                  " ldr lr, [sp]\n ldr lr, [lr, #60]\n add r0, lr\n strd r0, r1, [sp, #4]\n"                           \
+                  " cmp r1, r3\n bne 1b\n add sp, #16\n pop {r4-r11, lr}\n vpop {d8-d15}\n bx lr\n")
+#define SGSC_SECOND " ldr lr, [r12], #4\n vdup.8 q6, lr\n ldr r10, [r12], #4\n add r10, r0\n"
+#define SGSC_THIRD " ldr lr, [r12], #4\n vdup.8 q7, lr\n ldr r11, [r12], #4\n add r11, r0\n"
+#define SGSC_BELOW(SHIFT) SGSC_FIELD("q2", "r10", "q6") " vsri.8 q1, q2, #" SHIFT "\n"
+#define SGSC_LOWEST(SHIFT) SGSC_FIELD("q3", "r11", "q7") " vsri.8 q1, q3, #" SHIFT "\n"
+SGSC_DOT_PARTS(sgsc_dot_tile1, "", "", SGSC_MEET_FOUR)
+SGSC_DOT_PARTS(sgsc_dot_tile2, "", "", SGSC_MEET_FOUR)
+#define SGSC_DOT_PLANES(SHAPE, MEET)                                                                                   \
+    SGSC_DOT_PARTS(sgsc_dot_##SHAPE##3, SGSC_SECOND, SGSC_BELOW("2"), MEET)                                            \
+    SGSC_DOT_PARTS(sgsc_dot_##SHAPE##5, SGSC_SECOND, SGSC_BELOW("4"), MEET)                                            \
+    SGSC_DOT_PARTS(sgsc_dot_##SHAPE##6, SGSC_SECOND, SGSC_BELOW("4"), MEET)                                            \
+    SGSC_DOT_PARTS(sgsc_dot_##SHAPE##7, SGSC_SECOND SGSC_THIRD, SGSC_BELOW("4") SGSC_LOWEST("6"), MEET)
+SGSC_DOT_PLANES(tile, SGSC_MEET_FOUR)
+SGSC_DOT_PLANES(line, SGSC_MEET("r2", "r3", "q1"))
+
+/* Only the first row's sums, of channels of one plane: four together. */
+#define SGSC_CHANNEL(I, FIELD) " vldrb.8 q1, [%[w" #I "]], #16\n" FIELD " vmladava.s8 %[s" #I "], q0, q1\n"
+#define SGSC_DOT_CHANNELS(FIELD, ...)                                                                                  \
+    __asm__ volatile(" dlstp.8 lr, %[count]\n1:\n vldrb.8 q0, [%[row]], #16\n" SGSC_CHANNEL(0, FIELD)                  \
+                         SGSC_CHANNEL(1, FIELD) SGSC_CHANNEL(2, FIELD) SGSC_CHANNEL(3, FIELD) " letp lr, 1b\n"         \
+                     : [s0] "+Te"(s0), [s1] "+Te"(s1), [s2] "+Te"(s2), [s3] "+Te"(s3), [w0] "+r"(w0), [w1] "+r"(w1),   \
+                       [w2] "+r"(w2), [w3] "+r"(w3), [row] "+r"(row)                                                   \
+                     : [count] "r"(n) __VA_ARGS__                                                                      \
+                     : "q0", "q1", "lr")
+
+SGSC_PER_CHANNEL void sgsc_dot_line(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end,
+                                    int32_t bits)
 {
-    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    const int8_t *x0 = from[0], *x1 = 0, *x2 = 0, *x3 = 0;
-    if (rows == 4) {
-        x1 = from[1];
-        x2 = from[2];
-        x3 = from[3];
-    }
-    if (bits == 8) {
-        const int8_t *w0 = w;
-        const int32_t n = taps;
-        SGSC_DOT_WHOLE;
-    } else if (bits == 4 && rows == 4) { /* the lower fields are at the top after a shift, and nothing is below */
-        const sgsc_lanes mask = sgsc_all_lanes(-16);
-        const int8_t *w0 = w;
-        int32_t n = sgsc_part(4, taps);
-        const int32_t back = -n & 15;
-        __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") SGSC_MASK SGSC_ROWS_4)
-                         : SGSC_SUMS_4, [w0] "+r"(w0)
-                         : [count] "r"(n), [mask] "w"(mask)
-                         : SGSC_CLOBBERS);
-        x0 -= back;
-        x1 -= back;
-        x2 -= back;
-        x3 -= back;
-        w0 = w;
-        n = taps - n;
-        if (n > 0) {
-            __asm__ volatile(SGSC_LOOP(SGSC_LOAD(0, "q1") " vshl.i8 q1, q1, #4\n" SGSC_ROWS_4)
-                             : SGSC_SUMS_4, [w0] "+r"(w0)
-                             : [count] "r"(n)
-                             : SGSC_CLOBBERS);
-        }
-    } else {
-        const int32_t narrowest = sgsc_narrowest(bits), part = sgsc_part(bits, taps), back = -part & 15;
-        const int32_t first = bits & 4 ? 4 : bits & 2 ? 2 : 1, second = bits & 2 & ~first ? 2 : 1;
-        const sgsc_lanes mask = sgsc_all_lanes(-(1 << (8 - bits)));
-        int32_t left = taps;
-        SGSC_ROLLED for (int32_t at = 0; left > 0; at += narrowest, left -= part) {
-            const int32_t n = left < part ? left : part;
-            const int8_t *w0 = SGSC_BYTES(first);
-            const sgsc_lanes up0 = SGSC_UP(first);
-            if (bits == first) {
-                if (rows == 4) {
-                    SGSC_DOT_PLANES_1(4);
-                } else {
-                    SGSC_DOT_PLANES_1(1);
-                }
-            } else {
-                const int8_t *w1 = SGSC_BYTES(second);
-                const sgsc_lanes up1 = SGSC_UP(second);
-                if (bits != 7 && rows == 4) {
-                    SGSC_DOT_PLANES_2(4);
-                } else if (bits != 7) {
-                    SGSC_DOT_PLANES_2(1);
-                } else {
-                    const int8_t *w2 = SGSC_BYTES(1);
-                    const sgsc_lanes up2 = SGSC_UP(1);
-                    if (rows == 4) {
-                        SGSC_DOT_PLANES_3(4);
-                    } else {
-                        SGSC_DOT_PLANES_3(1);
-                    }
-                }
-            }
-            x0 -= back;
-            x1 -= back;
-            x2 -= back;
-            x3 -= back;
-        }
-    }
-    if (rows == 4) {
-        SGSC_KEEP_SUMS;
-    } else {
-        sums[0] = s0;
-    }
-}
-
-/* The same of one row with four channels, whose bytes `step` lie behind each other; the last ones may be one again. */
-SGSC_PER_CHANNEL void sgsc_dot_row(int32_t *sums, const int8_t *row, const int8_t *const *w, int32_t taps, int32_t bits)
-{
-    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0;
-    if (bits == 8) {
-        const int8_t *w0 = row, *x0 = w[0], *x1 = w[1], *x2 = w[2], *x3 = w[3];
-        const int32_t n = taps;
-        SGSC_DOT_WHOLE;
-    } else if (bits == sgsc_narrowest(bits)) {
-        const int32_t part = sgsc_part(bits, taps), back = -part & 15;
-        const sgsc_lanes mask = sgsc_all_lanes(-(1 << (8 - bits)));
-        int32_t left = taps;
-        SGSC_ROLLED for (int32_t at = 0; left > 0; at += bits, left -= part) {
-            const int8_t *x0 = w[0], *x1 = w[1], *x2 = w[2], *x3 = w[3];
-            const int32_t n = left < part ? left : part;
+    const int8_t *row = tile->from[0].row, *const last = w + ((end - sums) / 4 - 1) * tile->bytes;
+    const int8_t *const second = w + tile->bytes, *const third = second + tile->bytes;
+    int32_t s0 = 0, s1 = 0, s2 = 0, s3 = 0, left = tile->taps;
+    const sgsc_lanes mask = sgsc_all_lanes(tile->mask);
+    SGSC_ROLLED for (int32_t at = 0; left > 0; at += bits, left -= tile->part) {
+        const int8_t *w0 = w, *w1 = second < last ? second : last, *w2 = third < last ? third : last, *w3 = last;
+        const int32_t n = left < tile->part ? left : tile->part;
+        if (bits == 8) {
+            SGSC_DOT_CHANNELS("", );
+        } else {
             const sgsc_lanes up = sgsc_all_lanes(at);
-            __asm__ volatile(SGSC_LOOP(" vldrb.8 q0, [%[row]], #16\n" SGSC_CHANNEL(0) SGSC_CHANNEL(1) SGSC_CHANNEL(2)
-                                           SGSC_CHANNEL(3))
-                             : SGSC_SUMS_4, [row] "+r"(row)
-                             : [count] "r"(n), [up] "w"(up), [mask] "w"(mask)
-                             : SGSC_CLOBBERS);
-            row -= back;
+            SGSC_DOT_CHANNELS(" vshl.s8 q1, q1, %q[up]\n vand q1, q1, %q[mask]\n", , [up] "w"(up), [mask] "w"(mask));
+            row -= tile->back;
         }
-    } else {
-        for (int32_t i = 0; i < 4; ++i) {
-            sgsc_dot_channel(sums + i, &row, w[i], taps, bits, 1);
-        }
-        return;
     }
-    SGSC_KEEP_SUMS;
+    sums[0] = s0;
+    sums[4] = s1;
+    sums[8] = s2;
+    sums[12] = s3;
 }
+#define SGSC_DOT_LINE(BITS)                                                                                            \
+    static inline void sgsc_dot_line##BITS(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums,               \
+                                           const int32_t *end)                                                         \
+    {                                                                                                                  \
+        sgsc_dot_line(tile, w, sums, end, BITS);                                                                       \
+    }
+SGSC_DOT_LINE(1)
+SGSC_DOT_LINE(2)
+SGSC_DOT_LINE(4)
+SGSC_DOT_LINE(8)
 
 #define SGSC_VECTOR(INSTRUCTION, RESULT, A, B) __asm__(INSTRUCTION " %q0, %q1, %q2" : "=w"(RESULT) : "w"(A), "w"(B))
 #define SGSC_GATHER(INSTRUCTION, SHIFT, RESULT, FROM, AT)                                                              \
@@ -291,20 +249,29 @@ static inline int32_t sgsc_dot_bytes(const int8_t *row, const int8_t *w, int32_t
     return sum;
 }
 
-static inline void sgsc_dot_channel(int32_t *sums, const int8_t *const *from, const int8_t *w, int32_t taps, int32_t bits,
-                                    int32_t rows)
-{
-    for (int32_t i = 0; i < rows; ++i) {
-        sums[i] = sgsc_dot_bytes(from[i], w, taps, bits);
-    }
-}
+typedef void sgsc_dot_tile(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end);
 
-static inline void sgsc_dot_row(int32_t *sums, const int8_t *row, const int8_t *const *w, int32_t taps, int32_t bits)
-{
-    for (int32_t i = 0; i < 4; ++i) {
-        sums[i] = sgsc_dot_bytes(row, w[i], taps, bits);
+#define SGSC_DOT_TILE(SHAPE, ROWS, BITS)                                                                               \
+    SGSC_KERNEL void sgsc_dot_##SHAPE##BITS(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums,              \
+                                            const int32_t *end)                                                        \
+    {                                                                                                                  \
+        for (; sums != end; sums += 4, w += tile->bytes) {                                                             \
+            for (int32_t i = 0; i < ROWS; ++i) {                                                                       \
+                sums[i] = sgsc_dot_bytes(tile->from[i].row, w, tile->taps, BITS);                                      \
+            }                                                                                                          \
+        }                                                                                                              \
     }
-}
+#define SGSC_DOT_TILES(SHAPE, ROWS)                                                                                    \
+    SGSC_DOT_TILE(SHAPE, ROWS, 1)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 2)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 3)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 4)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 5)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 6)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 7)                                                                                      \
+    SGSC_DOT_TILE(SHAPE, ROWS, 8)
+SGSC_DOT_TILES(tile, 4)
+SGSC_DOT_TILES(line, 1)
 
 static inline void sgsc_store_tile(int8_t *out, const int32_t *sums, int32_t down, const struct sgsc_tile *tile,
                                    int32_t channel, const struct sgsc_end *end, int32_t twice, int32_t clamps)
@@ -325,14 +292,45 @@ static inline void sgsc_store_tile(int8_t *out, const int32_t *sums, int32_t dow
 /* Around what assembly reads and writes: the compiler is not told there, so that it keeps more in registers. */
 #define SGSC_BARRIER __asm__ volatile("" ::: "memory")
 
+/* The parts of channels of some planes, as a tile has them. */
+static inline void sgsc_write_parts(int32_t *parts, int32_t bits, int32_t taps, int32_t part)
+{
+    const int32_t narrowest = sgsc_narrowest(bits);
+    for (int32_t at = 0, left = taps; left > 0; at += narrowest, left -= part) {
+        int32_t start = 0;
+        for (int32_t plane = 4; plane >= narrowest; plane /= 2) {
+            if ((bits & plane) != 0) {
+                *parts++ = at & -plane;
+                *parts++ = start + (at & (plane - 1)) / narrowest * part;
+                start += plane / narrowest * part;
+            }
+        }
+        *parts++ = left < part ? left : part;
+    }
+    *parts = -1;
+}
+
 /* `count` channels of one width from channel `first` on; w is their bytes. */
 SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
-                                   const struct sgsc_end *end, int32_t bits, int32_t rows, int32_t twice, int32_t clamps)
+                                   const struct sgsc_end *end, int32_t bits, sgsc_dot_tile *dot,
+                                   int32_t twice, int32_t clamps)
 {
-    const int32_t bytes = sgsc_channel_bytes(bits, tile->taps), down = bits == 0 ? 0 : 8 - bits;
+    const int32_t down = bits == 0 ? 0 : 8 - bits;
     int32_t sums[16], placed = 0;
     if (bits == 0) {
         memset(sums, 0, sizeof sums);
+    } else {
+        tile->part = sgsc_part(bits, tile->taps);
+        tile->back = -tile->part & 15;
+        tile->mask = -(1 << down);
+        tile->bytes = sgsc_channel_bytes(bits, tile->taps);
+    }
+    if (bits == 4) {
+        for (int32_t i = 0; i < 4; ++i) {
+            tile->lower[i] = tile->from[i].row + tile->part;
+        }
+    } else if (bits != 0 && bits != 8) {
+        sgsc_write_parts(tile->parts, bits, tile->taps, tile->part);
     }
     SGSC_BARRIER;
     for (int32_t c = 0; c < count; c += 4) {
@@ -342,22 +340,15 @@ SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const in
             SGSC_ROLLED for (int32_t i = 0; i < 4; ++i) {
                 const int32_t at = i < channels ? i : channels - 1;
                 tile->at[i] = at;
-                tile->sums_at[i] = at * rows;
+                tile->sums_at[i] = at * 4;
                 tile->m_at[i] = at * end->multiplier_step;
                 tile->shift_at[i] = at * end->shift_step;
             }
         }
-        if (bits != 0 && rows == 4) {
-            SGSC_ROLLED for (int32_t i = 0; i < channels; ++i, w += bytes) {
-                sgsc_dot_channel(sums + 4 * i, tile->from, w, tile->taps, bits, 4);
-            }
-        } else if (bits != 0) {
-            const int8_t *of_channels[4];
-            for (int32_t i = 0; i < 4; ++i) {
-                of_channels[i] = w + (i < channels ? i : channels - 1) * bytes;
-            }
-            sgsc_dot_row(sums, tile->from[0], of_channels, tile->taps, bits);
-            w += 4 * bytes;
+        if (bits != 0) {
+            dot(tile, w, sums, sums + 4 * channels);
+            w += channels * tile->bytes;
+            SGSC_BARRIER;
         }
         sgsc_store_tile(out + c, sums, down, tile, first + c, end, twice, clamps);
     }
@@ -379,24 +370,24 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
     }
 }
 
-#define SGSC_SEGMENT(BITS, ROWS, NAME, TWICE, CLAMPS)                                                                  \
+#define SGSC_SEGMENT(BITS, ROWS, DOT, NAME, TWICE, CLAMPS)                                                             \
     SGSC_KERNEL void sgsc_segment##BITS##_##ROWS##_##NAME(int8_t *out, struct sgsc_tile *tile, const int8_t *w,        \
                                                           int32_t first, int32_t count, const struct sgsc_end *end)    \
     {                                                                                                                  \
-        sgsc_segment(out, tile, w, first, count, end, BITS, ROWS, TWICE, CLAMPS);                                      \
+        sgsc_segment(out, tile, w, first, count, end, BITS, DOT, TWICE, CLAMPS);                                       \
     }
 #define SGSC_HAS_SEGMENT(BITS, ROWS, NAME) (SGSC_FIELDS_bytes##ROWS >> BITS & 1 ? sgsc_segment##BITS##_##ROWS##_##NAME : 0)
 /* By width, as far as the model has such channels. */
-#define SGSC_SEGMENTS(ROWS, NAME, TWICE, CLAMPS)                                                                       \
-    SGSC_SEGMENT(0, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(1, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(2, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(3, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(4, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(5, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(6, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(7, ROWS, NAME, TWICE, CLAMPS)                                                                         \
-    SGSC_SEGMENT(8, ROWS, NAME, TWICE, CLAMPS)                                                                         \
+#define SGSC_SEGMENTS(ROWS, SHAPE, NAME, TWICE, CLAMPS)                                                                \
+    SGSC_SEGMENT(0, ROWS, 0, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(1, ROWS, sgsc_dot_##SHAPE##1, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(2, ROWS, sgsc_dot_##SHAPE##2, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(3, ROWS, sgsc_dot_##SHAPE##3, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(4, ROWS, sgsc_dot_##SHAPE##4, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(5, ROWS, sgsc_dot_##SHAPE##5, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(6, ROWS, sgsc_dot_##SHAPE##6, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(7, ROWS, sgsc_dot_##SHAPE##7, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(8, ROWS, sgsc_dot_##SHAPE##8, NAME, TWICE, CLAMPS)                                                    \
     static sgsc_segment_of *const sgsc_segments_##ROWS##_##NAME[] __attribute__((unused)) = {                          \
         SGSC_HAS_SEGMENT(0, ROWS, NAME), SGSC_HAS_SEGMENT(1, ROWS, NAME), SGSC_HAS_SEGMENT(2, ROWS, NAME),             \
         SGSC_HAS_SEGMENT(3, ROWS, NAME), SGSC_HAS_SEGMENT(4, ROWS, NAME), SGSC_HAS_SEGMENT(5, ROWS, NAME),             \
@@ -404,8 +395,8 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
 
 /* The counterparts of those in sgsc_weighted.h: of up to four rows `row_stride` bytes from one another, or of one. */
 #define SGSC_HELIUM(NAME, TWICE, CLAMPS)                                                                               \
-    SGSC_SEGMENTS(4, NAME, TWICE, CLAMPS)                                                                              \
-    SGSC_SEGMENTS(1, NAME, TWICE, CLAMPS)                                                                              \
+    SGSC_SEGMENTS(4, tile, NAME, TWICE, CLAMPS)                                                                              \
+    SGSC_SEGMENTS(1, line, NAME, TWICE, CLAMPS)                                                                              \
     SGSC_KERNEL void sgsc_bytes_pixels_##NAME(                                                                         \
         int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t row_stride, int32_t taps,              \
         const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers,    \
@@ -413,10 +404,14 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_tile tile = {.taps = taps, .pixels = pixels, .stride = stride};                                    \
+        struct sgsc_tile tile; \
+        tile.taps = taps; \
+        tile.pixels = pixels; \
+        tile.stride = stride; \
         for (int32_t i = 0; i < 4; ++i) {                                                                              \
             const int32_t pixel = i < pixels ? i : pixels - 1;                                                         \
-            tile.from[i] = row + pixel * row_stride;                                                                   \
+            tile.from[i].zero = 0; \
+            tile.from[i].row = row + pixel * row_stride;                                                                   \
         }                                                                                                              \
         sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_4_##NAME);                                     \
     }                                                                                                                  \
@@ -427,7 +422,14 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_tile tile = {.from = {row}, .taps = taps, .pixels = 1};                                            \
+        struct sgsc_tile tile; \
+        tile.taps = taps; \
+        tile.pixels = 1; \
+        tile.stride = 0; \
+        for (int32_t i = 0; i < 4; ++i) { \
+            tile.from[i].zero = 0; \
+            tile.from[i].row = row; \
+        } \
         (void)row_stride;                                                                                              \
         sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_1_##NAME);                                     \
     }
@@ -449,9 +451,9 @@ static inline void sgsc_copy_bytes(int8_t *to, const int8_t *from, int32_t n)
 #endif
 }
 
-/* Rows of the activations under the kernel at output pixels from `first` on, `count` of them; x begins at the channel
+/* Rows, `stride` bytes apart, of the activations under the kernel at output pixels from `first` on, `count` of them; x begins at the channel
  * where the `depth` channels wanted of each tap begin. What lies outside of the image is its zero point. */
-SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t count, const int8_t *x, int32_t first, int32_t out_width,
+SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, const int8_t *x, int32_t first, int32_t out_width,
                                    int32_t stride_y, int32_t stride_x, int32_t top, int32_t left, int32_t kernel_rows,
                                    int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x, int32_t up_y,
                                    int32_t up_x, int32_t height, int32_t width, int32_t channels, int32_t depth,
@@ -460,7 +462,9 @@ SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t count, const int8_t *x, 
     const int32_t run = kernel_columns * depth, upsampled = up_y > 1 || up_x > 1;
     const int32_t whole = dilation_x == 1 && !upsampled && depth == channels;
     int32_t out_y = first / out_width, out_x = first - out_y * out_width;
-    for (; count > 0; --count) {
+    for (int8_t *next = row; count > 0; --count) {
+        row = next;
+        next += stride;
         const int32_t ys = out_y * stride_y - top, xs = out_x * stride_x - left;
         for (int32_t ky = 0; ky < kernel_rows; ++ky) {
             int32_t iy = ys + ky * dilation_y;

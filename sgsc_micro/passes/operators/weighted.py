@@ -57,8 +57,8 @@ class Weighted(Operator):
 
     @property
     def copied_bytes(self) -> int:
-        """The activations of one pixel and group, where they do not lie together already."""
-        return 0
+        """The activations of one pixel and group, to an even number, where the image has not just them side by side."""
+        return self.taps + 1 if self.taps % 2 else 0
 
     def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
         """Rows of activations, copied, or widened with what gathering them needs."""
@@ -151,7 +151,7 @@ class Conv2D(Weighted):
     @property
     def copied_bytes(self) -> int:
         """See :class:`Weighted`."""
-        return 0 if self.is_pointwise else self.taps
+        return super().copied_bytes if self.is_pointwise else self.taps + self.taps % 2
 
     def gathered_bytes(self, rows: int) -> int:
         """See :class:`Weighted`: a kernel row outside of the image, and rows before they are widened."""
