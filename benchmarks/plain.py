@@ -66,7 +66,7 @@ def write_plain_library(module: tvm.IRModule, folder: Path) -> list[dict[str, An
     Errors: ``SgscError`` for an operator that none of the four networks has.
     """
     graph = read_graph(tvm.transform.Sequential([FuseQuantizedOps(), FoldConstants()])(module))
-    owners, planned = graph.owners(), plan(graph)
+    owners, planned = graph.owners(), plan(graph, in_place=False)
     places = {tensor: planned.tensors[owner] for tensor, owner in owners.items()}
     ends = {owners[graph.input_tensor]: "input", owners[graph.output_tensor]: "output"}
     nodes = [node for node in graph.nodes if not isinstance(node.operator, Reshape)]

@@ -15,7 +15,7 @@ from tvm.script.ir_builder import tirx as T
 from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
 from sgsc_micro.passes.operators import Output
-from sgsc_micro.passes.requantise import INT32_MAX, Multiplier
+from sgsc_micro.passes.requantise import INT32_MAX, DoubleRounding, Multiplier, SingleRounding
 
 Expression = Any
 """A TIR expression; TVM's own classes overload every operator."""
@@ -139,37 +139,61 @@ def check(layer: str, multipliers: Sequence[Multiplier], bounds: np.ndarray) -> 
             )
 
 
+_SHORT_LIMIT = 2**30
+"""Where TFLite's rounding could overflow: the short form doubles the accumulator first."""
+_MOST_RIGHT = 22
+"""So far the short form shifts right: the zero point, shifted left as far, has to fit."""
+_FULL = (-128, 127)
+
+
+def is_short(multiplier: Multiplier, bound: int) -> bool:
+    """Whether the short form takes accumulators of a magnitude up to ``bound``, where it shifts them as far."""
+    doubles = isinstance(multiplier, DoubleRounding)
+    return multiplier.right <= _MOST_RIGHT and not (doubles and bound << multiplier.left >= _SHORT_LIMIT)
+
+
+def clamped(name: str, output: Output) -> str:
+    """The micro-kernel for an output that may not end where int8 does."""
+    return name if output.bounds == _FULL else f"{name}_clamped"
+
+
 class Requantiser:
-    """An output's multipliers: literals where all channels agree, else constants beside the weights."""
+    """An output's multipliers: literals where all accumulators agree, else constants beside the weights."""
 
     def __init__(
         self, constants: Constants, output: Output, multipliers: Sequence[Multiplier], bounds: np.ndarray
     ) -> None:
         """Accumulators of magnitudes up to ``bounds`` int64 [C], as the constants imply, and their multipliers [C].
 
+        In TFLite's rounding they have one multiplier.
         Errors: ``SgscError`` naming the layer where one could leave int32, shifted left as far as it will be.
         """
         check(constants.layer, multipliers, bounds)
-        self.output = output
-        self.kernel, self.least_right = multipliers[0].kernel, multipliers[0].least_right
+        self.output, self.least_right = output, multipliers[0].least_right
+        (form,) = {_form(*pair) for pair in zip(multipliers, bounds.tolist(), strict=True)}
+        self.kind = form if form == "tflite_long" else clamped(form, output)
+        """How the micro-kernels that do it are called at their end."""
         self.m = _shared(constants, "multipliers", [multiplier.m for multiplier in multipliers])
         self.shift = _shared(constants, "shifts", [multiplier.right - multiplier.left for multiplier in multipliers])
-        self.shifts_left = any(multiplier.left for multiplier in multipliers)
 
-    def __call__(self, built: Kernel, accumulator: Expression, channel: Expression) -> Expression:
-        """int8 of an int32 accumulator of one channel."""
-        m, shift = (_load(built, value, channel) for value in (self.m, self.shift))
-        right = shift
-        if self.shifts_left:  # then as much to the right as always, no more
-            accumulator = call("sgsc_add_shifted", 0, accumulator, T.max(self.least_right - shift, 0))
-            right = T.max(shift, self.least_right)
-        low, high = self.output.bounds
-        return call(self.kernel, accumulator, m, right, self.output.zero_point, low, high, dtype="int8")
+    def arguments(self, built: Kernel, number: Expression = 0) -> list[Expression]:
+        """A micro-kernel's last arguments, ``struct sgsc_scale``, for accumulators of one multiplier."""
+        m, shift = (_load(built, value, number) for value in (self.m, self.shift))
+        left, right = T.max(self.least_right - shift, 0), T.max(shift, self.least_right)
+        return [left, m, right, self.output.zero_point, *self.output.bounds]
+
+
+def _form(multiplier: Multiplier, bound: int) -> str:
+    if isinstance(multiplier, SingleRounding):
+        return "single"
+    if not is_short(multiplier, bound):
+        return "tflite_long"
+    return "tflite" if multiplier.right else "tflite_high"
 
 
 def _shared(constants: Constants, what: str, values: list[int]) -> Entry | int:
     return values[0] if len(set(values)) == 1 else constants.integers(what, np.array(values))
 
 
-def _load(built: Kernel, value: Entry | int, channel: Expression) -> Expression:
-    return built.load(value, channel) if isinstance(value, Entry) else tirx.const(value, "int32")
+def _load(built: Kernel, value: Entry | int, number: Expression) -> Expression:
+    return built.load(value, number) if isinstance(value, Entry) else tirx.const(value, "int32")

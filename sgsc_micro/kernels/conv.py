@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Kernel, bind, kernel, loop, loops, run
+from sgsc_micro.kernels.builder import Kernel, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants
-from sgsc_micro.kernels.elementwise import Computation, adding
+from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.kernels.pack import dots, pack
 from sgsc_micro.kernels.rows import ROWS
@@ -27,7 +28,7 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     """
     constants = Constants(name)
     scratch, number = layer.scratch_bytes(output, packing), 0
-    add: Computation | None = None
+    add: Operation | None = None
     if isinstance(layer, Residual):
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
@@ -40,11 +41,18 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     image = inputs[0]
     if operator.is_pointwise:  # pixel by pixel: the image is one row
         image, width = (1, 1, pixels, image[-1]), pixels
+    order = operator.order
+    if order is not None:
+        parts = operator.weights[order], operator.scales[order], operator.bias[order]
+        operator = replace(operator, weights=parts[0], scales=parts[1], bias=parts[2])
     rows = ROWS[packing](operator, image, width, count)
+    reordered_at = rows.scratch_bytes
+    values_at = reordered_at + (0 if order is None else count * channels)
     words, groups = pack(operator.weights, operator.widths, operator.groups, rows.layout)
     stream = constants.words("weights", words)
     epilogue = Epilogue(constants, operator, rows.bias)
-    compute = f"{rows.prefix}_{'pixel' if count == 1 else 'pixels'}_{epilogue.kind}"
+    places = None if order is None else constants.integers("order", order, ("halves",))
+    compute = f"{rows.prefix}_{'pixel' if count == 1 else 'pixels'}_{rows.ending(epilogue)}"
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
         built.dots = dots(operator.weights, operator.widths, operator.groups, rows.layout)
@@ -58,20 +66,22 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
                     if any(alike.widths):  # one that has no weights left reads nothing
                         rows.gather(built, first, pixels, here, group)
                     at = group * each
-                    place = built.output[first, at] if add is None else built.row[rows.scratch_bytes + at]
+                    to = T.address_of(built.output[first, at] if add is None else built.row[values_at + at])
                     run(
                         compute,
-                        T.address_of(place),
+                        to if places is None else T.address_of(built.row[reordered_at]),
                         *([] if count == 1 else [channels, here]),
                         *rows.arguments(built, first, group, alike.widths),
                         built.address(stream, alike.offset + g * alike.words),
                         each,
                         *epilogue.arguments(built, at),
                     )
+                    if places is not None:
+                        computed = built.place("scratch", reordered_at)
+                        run("sgsc_put", to, computed, built.address(places, 0), channels, here)
             if add is not None:
-                with loops(pixel=here, channel=channels) as (pixel, channel):
-                    value = bind("value", built.row[rows.scratch_bytes + pixel * channels + channel])
-                    operands = [value, built.input(1)[first + pixel, channel]]
-                    result = add(built, *(operands if number == 0 else reversed(operands)))
-                    T.buffer_store(built.output, result, [first + pixel, channel])
+                value = built.place("scratch", values_at), 1
+                other = T.address_of(built.input(1)[first, 0]), 1
+                operands = [value, other] if number == 0 else [other, value]
+                add(built, (T.address_of(built.output[first, 0]), 1), operands, here * channels)
     return built

@@ -10,9 +10,9 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro import storage
-from sgsc_micro.kernels.builder import Expression, Kernel, bind, call, kernel, loop, loops, run
+from sgsc_micro.kernels.builder import Expression, Kernel, call, kernel, loop, run
 from sgsc_micro.kernels.constants import Constants, Entry
-from sgsc_micro.kernels.elementwise import Computation, adding
+from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
 from sgsc_micro.passes.operators.planes import BLOCK, Planes
@@ -26,7 +26,7 @@ def depthwise(name: str, operator: Weighted | Residual, inputs: list[Shape], out
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
     constants, scratch = Constants(name), operator.scratch_bytes(output, storage.Packing.LANES)
-    add: Computation | None = None
+    add: Operation | None = None
     conv, number = operator, 0
     if isinstance(operator, Residual):
         conv, add, number = operator.weighted, adding(operator.add, constants), operator.number
@@ -62,7 +62,7 @@ class _Layer:
     zero_point: int
     stream: Entry
     epilogue: Epilogue
-    add: Computation | None
+    add: Operation | None
     """Takes the result as its operand ``number``, and what lies at the same place of the second input."""
     number: int
 
@@ -138,7 +138,7 @@ class _Layer:
             place = T.address_of(built.output[0, *self._turned(start, 0), channel])
             distances = self._turned(columns * channels, channels)
         run(
-            f"sgsc_depthwise_{f'3x3_{planes.strides[1]}' if planes.is_3x3 else 'any'}_{self.epilogue.kind}",
+            f"sgsc_depthwise_{f'3x3_{planes.strides[1]}' if planes.is_3x3 else 'any'}_{self.epilogue.clamping}",
             *(place, *distances, count, accumulators, outputs, width),
             *(self._plane(number), planes.plane_bytes, self._scratch(number * planes.tap_bytes), planes.tap_bytes),
             *(planes.strides[0] * planes.row_bytes, planes.dilation[0] * planes.row_bytes, 2 * planes.strides[1]),
@@ -150,12 +150,14 @@ class _Layer:
         """The second input to a channel's results, which lie where its accumulators did."""
         built, planes, width = self.built, self.planes, self.planes.output[1]
         assert self.add is not None
-        with loops(y=outputs, x=width) as (y, x):
-            value = bind("value", built.row[planes.accumulators + y * width + x])
-            position = [tirx.const(0, "int32"), *self._turned(start + y, x), channel]
-            operands = [value, built.input(1)[position]]
-            result = self.add(built, *(operands if self.number == 0 else reversed(operands)))
-            T.buffer_store(built.output, result, position)
+        _, _, columns, channels = map(int, built.output.shape)
+        _, step = self._turned(columns * channels, channels)
+        with loop("y", outputs) as y:
+            value = self._scratch(planes.accumulators + y * width), 1
+            position = [tirx.const(0, "int32"), *self._turned(start + y, 0), channel]
+            other = T.address_of(built.input(1)[position]), step
+            operands = [value, other] if self.number == 0 else [other, value]
+            self.add(built, (T.address_of(built.output[position]), step), operands, width)
 
     def _keep(self, rows: int) -> None:
         """A band's last rows, where the next one begins with them."""

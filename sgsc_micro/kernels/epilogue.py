@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from sgsc_micro.kernels.builder import Expression, Kernel, check
+from sgsc_micro.kernels.builder import Expression, Kernel, check, clamped, is_short
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.passes.operators import Weighted
-from sgsc_micro.passes.requantise import DoubleRounding, Multiplier
+from sgsc_micro.passes.requantise import Multiplier
 
-_SHORT_LIMIT = 2**30
-"""Where TFLite's rounding could overflow: the micro-kernel doubles the accumulator first."""
+_LARGEST_SHORT = 22
+"""The largest shift of the short form."""
 _LONG_FORM = 64
 """Added to a shift whose channel must take the longer way."""
-_FULL = (-128, 127)
 
 
 class Epilogue:
@@ -28,15 +27,21 @@ class Epilogue:
         multipliers = [output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
         check(constants.layer, multipliers, bounds)
         shifts = [_shift(multiplier, bound) for multiplier, bound in zip(multipliers, bounds.tolist(), strict=True)]
-        self.zero_point, self.bounds, self.rounding = output.zero_point, output.bounds, output.rounding
+        self.output = output
         self.bias = constants.integers("bias", bias, ("halves", "ints"))
+        self.all_short = all(1 <= shift <= _LARGEST_SHORT for shift in shifts)
         self.multipliers = _stored(constants, "multipliers", [multiplier.m for multiplier in multipliers], "ints")
         self.shifts = _stored(constants, "shifts", shifts, "bytes")
 
     @property
+    def clamping(self) -> str:
+        """The rounding, and whether there are bounds besides int8's, as micro-kernels are called at their end."""
+        return clamped(self.output.rounding, self.output)
+
+    @property
     def kind(self) -> str:
-        """How the micro-kernels that do it are called at their end."""
-        return self.rounding if self.bounds == _FULL else f"{self.rounding}_clamped"
+        """The same of micro-kernels that know whether every channel takes the short form."""
+        return self.clamping if self.all_short else f"{self.output.rounding}_any"
 
     def arguments(self, built: Kernel, channel: Expression) -> list[Expression]:
         """The micro-kernel's arguments from the bias on, for channels from ``channel``."""
@@ -45,15 +50,14 @@ class Epilogue:
             built.address(self.bias, channel),
             2 if self.bias.pool == "halves" else 4,
             *(x for entry, index in at.items() for x in (built.address(entry, index), int(entry.count > 1))),
-            self.zero_point,
-            *self.bounds,
+            self.output.zero_point,
+            *self.output.bounds,
         ]
 
 
 def _shift(multiplier: Multiplier, bound: int) -> int:
     shift = multiplier.right - multiplier.left
-    doubles = isinstance(multiplier, DoubleRounding)
-    return shift + _LONG_FORM if doubles and bound << multiplier.left >= _SHORT_LIMIT else shift
+    return shift if is_short(multiplier, bound) else shift + _LONG_FORM
 
 
 def _stored(constants: Constants, what: str, values: list[int], pool: str) -> Entry:

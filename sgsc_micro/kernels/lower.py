@@ -68,13 +68,13 @@ BUILDERS: dict[type, Builder] = {
 }
 
 
+DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1", "planes", "bytes4", "bytes1")
+
+
 def _weighted(operator: Weighted, packing: Packing) -> Builder:
     if isinstance(operator, Conv2D) and operator.is_depthwise:
         return depthwise.depthwise
     return partial(conv.weighted, packing=packing)
-
-
-DOT_SHAPES = ("4x2", "4x1", "1x4s", "1x4", "1x1", "bytes4", "bytes1")
 
 
 @dataclass(frozen=True)

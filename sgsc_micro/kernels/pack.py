@@ -11,8 +11,10 @@ import numpy as np
 
 from sgsc_micro import storage
 
-SHARED = 0xFF
-"""Stands where a segment's number of planes does, for channels that share lanes."""
+NO_WEIGHTS, OWN_LANES, SHARED_LANES, PLANES = range(4)
+"""What a head says of its channels."""
+MAX_WORDS, MAX_CHANNELS = (1 << 12) - 1, (1 << 14) - 1
+"""What fits into a head."""
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,15 @@ class Layout:
         return _stream(weights, segments(weights, widths, self), self)
 
     def dots(self, weights: np.ndarray, widths: Sequence[int]) -> set[tuple[str, int]]:
-        """Which dot products such a group needs, by shape and field width."""
+        """Which dot products such a group needs, by shape and field width (0: none), and sums of how many "planes"."""
         result = set()
         for segment in segments(weights, widths, self):
             whole, rest = divmod(segment.count, self.together)
             shapes = ["4x1"] if self.rows == 4 else ["1x4"] * (whole > 0) + ["1x1"] * (rest > 0)
-            fields = [plane.bits for plane in planes(segment.bits, weights.shape[1])]
+            of_channel = planes(segment.bits, weights.shape[1])
+            fields = [plane.bits for plane in of_channel] or [0]
+            if _head_of_planes(of_channel):
+                result.add(("planes", len(fields)))
             result |= {(shape, bits) for shape in ([self.shape] if segment.shared else shapes) for bits in fields}
         return result
 
@@ -142,7 +147,8 @@ def segments(weights: np.ndarray, widths: Sequence[int], layout: Layout) -> list
     result, first = [], 0
     for (bits, shared), members in groupby(kinds):
         count = len(list(members))
-        result.append(Segment(bits, shared, first, count))
+        for start in range(0, count, MAX_CHANNELS // 4 * 4):
+            result.append(Segment(bits, shared, first + start, min(count - start, MAX_CHANNELS // 4 * 4)))
         first += count
     return result
 
@@ -153,6 +159,8 @@ def _fit_lanes(weights: np.ndarray, bits: int, layout: Layout) -> bool:
     if places is None:
         return False
     by_lane = weights.reshape(-1, len(places), weights.shape[1]).astype(np.int64)  # [lanes, channels, taps]
+    if 2 * weights.shape[1] > MAX_WORDS:
+        return False
     held = bits < storage.MAX_BITS or bool((by_lane[:, 0] * 256 + by_lane[:, 1]).min() >= -(1 << 15))
     reached = np.abs(by_lane).sum(axis=2) * layout.reach  # [lanes, channels]
     return held and all(bool(np.all(sums < 1 << (31 - place))) for sums, place in zip(reached.T, places, strict=True))
@@ -168,19 +176,31 @@ def _stream(weights: np.ndarray, kinds: list[Segment], layout: Layout) -> np.nda
         channels = weights[segment.first : segment.first + segment.count]
         if segment.shared:
             blocks = [pack_shared(b, segment.bits, order, layout) for b in channels.reshape(-1, layout.sharing, taps)]
-            words.append(np.array([segment.count | SHARED << 24, segment.bits | len(blocks[0]) << 8], np.uint32))
-            words += blocks
+            words += [_head(SHARED_LANES, segment.bits, len(blocks[0]), segment.count), *blocks]
             continue
-        words.append(np.array([segment.count | len(of_channel) << 24], np.uint32))
-        above = [plane.shift for plane in of_channel]
-        steps = [high - low for high, low in pairwise([*above[:1], *above])]
-        head = [plane.bits | step << 4 | plane.words << 8 for plane, step in zip(of_channel, steps, strict=True)]
-        words.append(np.array(head, np.uint32))
+        if not of_channel:
+            words.append(_head(NO_WEIGHTS, 0, 0, segment.count))
+        elif not _head_of_planes(of_channel):
+            words.append(_head(OWN_LANES, of_channel[0].bits, of_channel[0].words, segment.count))
+        else:
+            above = [plane.shift for plane in of_channel]
+            steps = zip(of_channel, pairwise([*above[:1], *above]), strict=True)
+            each = [plane.bits | (high - low) << 4 | plane.words << 8 for plane, (high, low) in steps]
+            words += [_head(PLANES, 0, len(of_channel), segment.count), np.array(each, np.uint32)]
         whole = segment.count - segment.count % layout.together
         for block in [*channels[:whole].reshape(-1, layout.together, taps), *channels[whole:, None]]:
             packed = [pack_channel(channel, segment.bits, order) for channel in block]
             words += [np.stack(plane, axis=1).ravel() for plane in zip(*packed, strict=True)]
     return np.concatenate(words)
+
+
+def _head_of_planes(of_channel: tuple[Plane, ...]) -> bool:
+    """Whether words for these planes follow a head: one alone goes into the head itself, unless it is too long."""
+    return len(of_channel) > 1 or any(plane.words > MAX_WORDS for plane in of_channel)
+
+
+def _head(kind: int, bits: int, words: int, channels: int) -> np.ndarray:
+    return np.array([channels | words << 14 | bits << 26 | kind << 30], np.uint32)
 
 
 def pack_shared(channels: np.ndarray, bits: int, order: np.ndarray, layout: Layout) -> np.ndarray:

@@ -1,14 +1,15 @@
-"""Pooling and interpolation: the loops over pixels and channels are TIR's, one window is a micro-kernel's."""
+"""Pooling and interpolation: the loops over pixels are TIR's; all channels of a window are a micro-kernel's."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, bind, call, kernel, loop, loops
+from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, bind, call, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants, Entry
 from sgsc_micro.passes.operators import AveragePool, MaxPool, ResizeBilinear
 
@@ -23,43 +24,48 @@ def average_pool(name: str, operator: AveragePool, inputs: list[Shape], output: 
     largest = operator.size[0] * operator.size[1]
     counts = np.arange(1, largest + 1) if any(operator.padding) else np.array([largest])
     multipliers = [operator.output.multiplier(operator.input.scale / count) for count in counts.tolist()]
+    bounds = counts * operator.input.reach
     divides = operator.output.rounding == "tflite"  # by the count, the scale unchanged
-    requantise = (
-        None if divides else Requantiser(constants, operator.output, multipliers, counts * operator.input.reach)
-    )
-    low, high = operator.output.bounds
-    with kernel(name, inputs, output, constants) as built:
-        with _windows(built, operator, inputs[0], output) as (position, window, count):
-            total = call("sgsc_window_sum", *window)
-            if requantise is None:
-                value = call("sgsc_clamp", call("sgsc_divide", total, count), low, high, dtype="int8")
-            else:
-                centred = total - count * operator.input.zero_point
-                value = requantise(built, centred, count - int(counts[0]))
-            T.buffer_store(built.output, value, position)
+    requantise = None if divides else Requantiser(constants, operator.output, multipliers, bounds)
+    with kernel(name, inputs, output, constants) as built, _windows(built, operator, inputs[0], output) as window:
+        if requantise is None:
+            run("sgsc_average_divided", *window.arguments, *operator.output.bounds)
+        else:
+            start = window.pixels * -operator.input.zero_point
+            scale = requantise.arguments(built, window.pixels - int(counts[0]))
+            run(f"sgsc_average_{requantise.kind}", *window.arguments, start, *scale)
     return built
 
 
 def max_pool(name: str, operator: MaxPool, inputs: list[Shape], output: Shape) -> Kernel:
     """The maximum of the part of each window that lies in the image."""
     with kernel(name, inputs, output, Constants(name)) as built:
-        with _windows(built, operator, inputs[0], output) as (position, window, _):
-            T.buffer_store(built.output, call("sgsc_window_max", *window, dtype="int8"), position)
+        with _windows(built, operator, inputs[0], output) as window:
+            run("sgsc_max_pool", *window.arguments)
     return built
 
 
+@dataclass(frozen=True)
+class _Window:
+    """The part of a window that lies in the image."""
+
+    arguments: list[Expression]
+    """Of a micro-kernel: where channels go and begin, rows, columns and their strides, channels by four and alone."""
+    pixels: Expression
+
+
 @contextlib.contextmanager
-def _windows(
-    built: Kernel, operator: AveragePool | MaxPool, shape: Shape, output: Shape
-) -> Iterator[tuple[list[Expression], list[Expression], Expression]]:
-    """Loops over the output: where in it, the window's part inside the image as micro-kernels take it, its pixels."""
-    _, height, width, channels = output
+def _windows(built: Kernel, operator: AveragePool | MaxPool, shape: Shape, output: Shape) -> Iterator[_Window]:
+    """Loops over the pixels of the output."""
+    (_, height, width, channels), columns_in = output, shape[2]
     with loops(oy=height, ox=width) as (oy, ox):
         y0, rows = _clipped(oy, operator.size[0], operator.strides[0], operator.padding[0], shape[1])
-        x0, columns = _clipped(ox, operator.size[1], operator.strides[1], operator.padding[1], shape[2])
-        with loop("c", channels) as c:
-            corner = T.address_of(built.input()[0, y0, x0, c])
-            yield [0, oy, ox, c], [corner, rows, columns, shape[2] * channels, channels], rows * columns
+        x0, columns = _clipped(ox, operator.size[1], operator.strides[1], operator.padding[1], columns_in)
+        if operator.size[1] == columns_in and not any(operator.padding):  # whole rows, one behind the other
+            rows, columns = 1, rows * columns
+        places = T.address_of(built.output[0, oy, ox, 0]), T.address_of(built.input()[0, y0, x0, 0])
+        window = rows, columns, columns_in * channels, channels
+        yield _Window([*places, *window, *divmod(channels, 4)], rows * columns)
 
 
 def _clipped(index: Expression, size: int, stride: int, padding: int, extent: int) -> tuple[Expression, Expression]:

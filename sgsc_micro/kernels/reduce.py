@@ -10,7 +10,7 @@ from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.fixed_point import exp_table
-from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, call, kernel, loop, loops, run
+from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.kernels.view import View, dot
 from sgsc_micro.passes.operators import BatchMatMul, Mean, Softmax
@@ -31,13 +31,15 @@ def mean(name: str, operator: Mean, inputs: list[Shape], output: Shape) -> Kerne
     count, size = rows * columns, math.prod(output)
     multiplier = _mean_multiplier(operator, count)
     requantise = Requantiser(constants, operator.output, [multiplier], np.array([count * operator.input.reach]))
+    start = -count * operator.input.zero_point
+    together, outer = (kept[-1][0], kept[:-1]) if kept and kept[-1][1] == 1 else (1, kept)
+    strides = View.whole((*(extent for extent, _ in outer), together)).strides[:-1]
     with kernel(name, [(math.prod(shape),)], (size,), constants) as built:
-        with loops(**{f"i{axis}": extent for axis, (extent, _) in enumerate(kept)}) as position:
-            first = dot(position, [stride for _, stride in kept])
-            window = T.address_of(built.input()[first]), rows, columns, row_stride, column_stride
-            total = call("sgsc_window_sum", *window) - count * operator.input.zero_point
-            where = dot(position, View.whole(tuple(extent for extent, _ in kept)).strides)
-            T.buffer_store(built.output, requantise(built, total, 0), [where])
+        with loops(**{f"i{axis}": extent for axis, (extent, _) in enumerate(outer)}) as position:
+            out = built.place("out", dot(position, strides))
+            first = built.place("in0", dot(position, [stride for _, stride in outer]))
+            window = rows, columns, row_stride, column_stride, *divmod(together, 4)
+            run(f"sgsc_average_{requantise.kind}", out, first, *window, start, *requantise.arguments(built))
     return built
 
 
@@ -77,7 +79,7 @@ def softmax(name: str, operator: Softmax, inputs: list[Shape], _output: Shape) -
 
 
 def matmul(name: str, operator: BatchMatMul, inputs: list[Shape], output: Shape) -> Kernel:
-    """One dot product of centred values an element."""
+    """Dot products of centred values, a micro-kernel a row."""
     constants = Constants(name)
     (left, right), depth = inputs, inputs[0][-1]
     a, b = operator.inputs
@@ -88,13 +90,12 @@ def matmul(name: str, operator: BatchMatMul, inputs: list[Shape], output: Shape)
         with loops(**{f"b{axis}": extent for axis, extent in enumerate(batch)}) as outer:
             first = dot(_aligned(outer, left), View.whole(left).strides[:-2])
             second = dot(_aligned(outer, right), View.whole(right).strides[:-2])
-            with loops(row=rows, column=columns) as (row, column):
-                factors = (
-                    T.address_of(built.input(0)[first + row * depth]),
-                    T.address_of(built.input(1)[second + column]),
-                )
-                total = call("sgsc_dot_strided", *factors, depth, columns, a.zero_point, b.zero_point)
-                T.buffer_store(built.output, requantise(built, total, 0), [*outer, row, column])
+            with loop("row", rows) as row:
+                out = T.address_of(built.output[(*outer, row, 0)])
+                factors = built.place("in0", first + row * depth), built.place("in1", second)
+                zeros = a.zero_point, b.zero_point
+                scale = requantise.arguments(built)
+                run(f"sgsc_matmul_{requantise.kind}", out, *factors, depth, columns, *zeros, *scale)
     return built
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from tvm.script.ir_builder import tirx as T
 
 from sgsc_micro.kernels.builder import Expression, Kernel, run
+from sgsc_micro.kernels.epilogue import Epilogue
 from sgsc_micro.kernels.pack import Layout
 from sgsc_micro.kernels.pack_bytes import ByteLayout
 from sgsc_micro.passes.operators import Conv2D
@@ -43,6 +44,10 @@ class Rows:
     def scratch_bytes(self) -> int:
         """What they take of scratch, from its start."""
         raise NotImplementedError
+
+    def ending(self, epilogue: Epilogue) -> str:
+        """What the names of their micro-kernels end with."""
+        return epilogue.kind
 
     def begin(self, built: Kernel) -> None:
         """What is the same for all pixels."""
@@ -150,6 +155,10 @@ class ByteRows(Rows):
     def _stride(self) -> int:
         """From a row to the next."""
         return self.operator.copied_bytes or self.image[3]
+
+    def ending(self, epilogue: Epilogue) -> str:
+        """See :class:`Rows`: short form or long is all the same."""
+        return epilogue.clamping
 
     def gather(self, built: Kernel, first: Expression, pixels: int, count: Expression, group: Expression) -> None:
         """See :class:`Rows`."""

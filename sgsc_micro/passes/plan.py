@@ -101,9 +101,14 @@ def read_plan(module: tvm.IRModule) -> Plan:
     return Plan(tensors, scratch, parts, tuple(fields["live"]), Packing(fields["packing"]))
 
 
-def plan(graph: Graph, rooms: Sequence[Room] = (Room(RAM),), packing: Packing = Packing.LANES) -> Plan:
-    """Places for every tensor, the network's input and output among them, and every scratch row."""
-    alive, over = lifetimes(graph), overwritten(graph)
+def plan(
+    graph: Graph, rooms: Sequence[Room] = (Room(RAM),), packing: Packing = Packing.LANES, in_place: bool = True
+) -> Plan:
+    """Places for every tensor, the network's input and output among them, and every scratch row.
+
+    ``in_place``: results lie over what dies there, where the kernels allow it.
+    """
+    alive, over = lifetimes(graph), overwritten(graph) if in_place else {}
     names = {graph.input_tensor: "input"} | {node.output: node.name for node in graph.nodes}
     first_written = {tensor: tensor for tensor in alive}
     for tensor, below in over.items():  # in the order of their layers

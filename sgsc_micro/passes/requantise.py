@@ -23,8 +23,6 @@ class Multiplier:
     and what lies above the low word is shifted right by ``right`` bits, of which ``least_right`` are always there.
     """
 
-    kernel: ClassVar[str]
-    """The micro-kernel that does it."""
     least_right: ClassVar[int]
     m: int
     right: int
@@ -38,7 +36,6 @@ class Multiplier:
 class SingleRounding(Multiplier):
     """ratio = m * 2^(left - 32 - right), right in 1..22."""
 
-    kernel = "sgsc_requantise"
     least_right = 1
 
     @staticmethod
@@ -58,7 +55,6 @@ class SingleRounding(Multiplier):
 class DoubleRounding(Multiplier):
     """TFLite's: ratio = m * 2^(left - 31 - right), right in 0..31."""
 
-    kernel = "sgsc_requantise_twice"
     least_right = 0
 
     @staticmethod

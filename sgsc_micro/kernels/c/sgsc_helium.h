@@ -197,7 +197,7 @@ SGSC_PER_CHANNEL void sgsc_store_tile(int8_t *out, const int32_t *sums, int32_t 
         sgsc_words acc, below;
         __asm__ volatile("vldrw.u32 %q0, [%1, %q2, uxtw #2]" : "=&w"(acc) : "r"(sums), "w"(sums_at));
         if (down > 0) {
-            __asm__("vshr.s32 %q0, %q0, %1" : "+w"(acc) : "i"(down > 0 ? down : 1));
+            __asm__("vshl.s32 %q0, %1" : "+w"(acc) : "r"(-down));
         }
         acc += bias;
         SGSC_VECTOR("vshl.s32", acc, acc, left);
@@ -469,19 +469,18 @@ SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, c
         for (int32_t ky = 0; ky < kernel_rows; ++ky) {
             int32_t iy = ys + ky * dilation_y;
             iy = upsampled ? sgsc_before_upsampling(iy, up_y) : iy;
-            const int8_t *const line = x + iy * width * channels;
             if ((uint32_t)iy >= (uint32_t)height) {
                 sgsc_fill(row, run, zero);
                 row += run;
             } else if (whole && xs >= 0 && xs + kernel_columns <= width) {
-                sgsc_copy_bytes(row, line + xs * channels, run);
+                sgsc_copy_bytes(row, x + (iy * width + xs) * channels, run);
                 row += run;
             } else {
                 for (int32_t kx = 0; kx < kernel_columns; ++kx, row += depth) {
                     int32_t ix = xs + kx * dilation_x;
                     ix = upsampled ? sgsc_before_upsampling(ix, up_x) : ix;
                     if ((uint32_t)ix < (uint32_t)width) {
-                        sgsc_copy_bytes(row, line + ix * channels, depth);
+                        sgsc_copy_bytes(row, x + (iy * width + ix) * channels, depth);
                     } else {
                         sgsc_fill(row, depth, zero);
                     }

@@ -120,12 +120,6 @@ SGSC_KERNEL int8_t sgsc_requantise_twice(int32_t acc, int32_t m, int32_t right, 
     return sgsc_clamp(sgsc_scale_twice(acc, m, right) + zero, low, high);
 }
 
-#include "sgsc_rows.h"
-#include "sgsc_dot.h"
-#include "sgsc_weighted.h"
-#include "sgsc_helium.h"
-#include "sgsc_planes.h"
-#include "sgsc_depthwise.h"
 
 /* value / count, half away from zero; count > 0 */
 static inline int32_t sgsc_divide(int32_t value, int32_t count)
@@ -133,40 +127,14 @@ static inline int32_t sgsc_divide(int32_t value, int32_t count)
     return (value > 0 ? value + count / 2 : value - count / 2) / count;
 }
 
-/* The sum of one channel over a window of an image; strides in bytes. */
-SGSC_KERNEL int32_t sgsc_window_sum(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
-{
-    int32_t sum = 0;
-    for (int32_t i = 0; i < rows; ++i) {
-        for (int32_t j = 0; j < columns; ++j) {
-            sum += x[i * row_stride + j * column_stride];
-        }
-    }
-    return sum;
-}
-
-/* The largest value of one channel over a window of an image; strides in bytes. */
-SGSC_KERNEL int8_t sgsc_window_max(const int8_t *x, int32_t rows, int32_t columns, int32_t row_stride, int32_t column_stride)
-{
-    int8_t largest = INT8_MIN;
-    for (int32_t i = 0; i < rows; ++i) {
-        for (int32_t j = 0; j < columns; ++j) {
-            const int8_t value = x[i * row_stride + j * column_stride];
-            largest = value > largest ? value : largest;
-        }
-    }
-    return largest;
-}
-
-/* The sum of (a[i] - a_zero) * (b[i * stride] - b_zero). */
-SGSC_KERNEL int32_t sgsc_dot_strided(const int8_t *a, const int8_t *b, int32_t n, int32_t stride, int32_t a_zero, int32_t b_zero)
-{
-    int32_t sum = 0;
-    for (int32_t i = 0; i < n; ++i) {
-        sum += (a[i] - a_zero) * (b[i * stride] - b_zero);
-    }
-    return sum;
-}
+#include "sgsc_rows.h"
+#include "sgsc_dot.h"
+#include "sgsc_weighted.h"
+#include "sgsc_helium.h"
+#include "sgsc_planes.h"
+#include "sgsc_depthwise.h"
+#include "sgsc_elementwise.h"
+#include "sgsc_pool.h"
 
 /* 1 / (1 + x) for x in [0, 1), both with 31 fraction bits: Newton's method on words with 29. */
 static inline int32_t sgsc_reciprocal(int32_t x)

@@ -1,13 +1,25 @@
 /* What a convolution and a dense layer do with rows of activations: every channel's dot products, then int8.
  *
- * The channels come as a stream of words. For neighbours of one kind it has their number, from bit 24 the number of planes
- * of fields, or 0xFF where channels share lanes; for each plane, the highest first, its field width, from bit 4 how far
- * it lies below the one before, from bit 8 its words per channel, or of those that share lanes; then the words, channel by channel, or where a row
- * is alone four channels by turns. */
+ * The channels come as a stream of words. A head for neighbours of one kind has their number, from bit 14 the words of
+ * each, from bit 26 their field width, and in the two highest bits whether they have no weights, lanes of their own, or
+ * share lanes (then the words are of those that do), or several planes of fields. These are counted from bit 14; a word each
+ * follows, the highest first: field width, from bit 4 how far it lies below the one before, from bit 8 words per channel.
+ * Then come the words, channel by channel, or where a row is alone four channels by turns. */
 #ifndef SGSC_WEIGHTED_H
 #define SGSC_WEIGHTED_H
 
-#define SGSC_SHARED 0xFFu
+enum { SGSC_NO_WEIGHTS, SGSC_OWN_LANES, SGSC_SHARED_LANES, SGSC_PLANES };
+
+struct sgsc_head {
+    int32_t channels;
+    uint32_t kind, words, bits;
+};
+
+static inline struct sgsc_head sgsc_read_head(uint32_t word)
+{
+    const struct sgsc_head head = {(int32_t)(word & 0x3FFFu), word >> 30, word >> 14 & 0xFFFu, word >> 26 & 15u};
+    return head;
+}
 
 /* How accumulators become int8: constants by channel, or with a step of 0 one of all. */
 struct sgsc_end {
@@ -80,7 +92,7 @@ static inline void sgsc_sum(int32_t *totals, const int8_t *row, int32_t pairs, i
 }
 
 /* Adds all planes of one channel, or of `channels` by turns, to sums that are their biases; the words behind them. */
-SGSC_KERNEL const uint32_t *sgsc_planes(struct sgsc_block *block, const int8_t *row, const uint32_t *plane, uint32_t planes,
+SGSC_KERNEL const uint32_t *sgsc_add_planes(struct sgsc_block *block, const int8_t *row, const uint32_t *plane, uint32_t planes,
                                         const uint32_t *words, uint32_t channels, sgsc_dot *const *dots)
 {
     static const int32_t none[4] = {0};
@@ -141,15 +153,18 @@ static inline int32_t sgsc_offset(const struct sgsc_end *end, int32_t shift)
     return (2 * end->zero + 1) * (1 << (shift - 1));
 }
 
-/* One channel's accumulators to int8, to `out` and on at these distances. `twice` and `clamps` are literals: TFLite's
- * two roundings, and an output that does not end where int8 does. */
+/* How a layer's accumulators become int8: all in the short form, to the ends of int8 or clamped before, or in any form. */
+enum { SGSC_SHORT, SGSC_CLAMPED, SGSC_ANY };
+
+/* One channel's accumulators to int8, to `out` and on at these distances. `twice` for TFLite's two roundings and `form` are
+ * literals. */
 static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const int32_t *distances, const int32_t *sums,
                                                              int32_t count, int32_t m, int32_t shift,
-                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+                                                             const struct sgsc_end *end, int32_t twice, int32_t form)
 {
-    if (shift < 1 || shift > 22) {
+    if (form == SGSC_ANY && (shift < 1 || shift > 22)) {
         for (int32_t i = 0; i < count; ++i) {
-            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, clamps)
+            const int32_t q = shift < 1 && shift > -31 ? sgsc_requantise_up(sums[i], m, shift, end, twice, 1)
                                                        : sgsc_requantise_any(sums[i], m, shift, end, twice);
             out[distances[i]] = (int8_t)q;
         }
@@ -158,7 +173,7 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
     const int32_t offset = sgsc_offset(end, shift);
     SGSC_UNROLL for (int32_t i = 0; i < count; ++i) {
         const int32_t acc = sgsc_add_shifted(0, sums[i], twice);
-        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, clamps);
+        out[distances[i]] = (int8_t)sgsc_requantise_short(acc, m, shift, offset, end, twice, form != SGSC_SHORT);
     }
 }
 
@@ -167,7 +182,7 @@ static inline __attribute__((always_inline)) void sgsc_store(int8_t *out, const 
 static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32_t stride, int32_t pixels,
                                                               const int8_t *row, int32_t pairs, int32_t input_zero,
                                                               const uint32_t *stream, int32_t channels, const struct sgsc_end *end,
-                                                              int32_t twice, int32_t clamps)
+                                                              int32_t twice, int32_t form)
 {
     int32_t totals[4], distances[4];
     struct sgsc_block block;
@@ -180,66 +195,66 @@ static inline __attribute__((always_inline)) void sgsc_pixels(int8_t *out, int32
         distances[i] = (i < pixels ? i : pixels - 1) * stride;
     }
     for (int32_t c = 0; c < channels;) {
-        const int32_t last = c + (int32_t)(*stream & 0xFFFFFFu);
-        const uint32_t planes = *stream >> 24, *const plane = stream + 1;
-        if (planes == SGSC_SHARED) {
-            sgsc_dot *const dot = sgsc_dots_4x2[*plane & 15u];
-            for (stream = plane + 1; c < last; c += 2) {
+        const struct sgsc_head head = sgsc_read_head(*stream++);
+        const int32_t last = c + head.channels;
+        if (SGSC_FIELDS_4x2 && head.kind == SGSC_SHARED_LANES) {
+            sgsc_dot *const dot = sgsc_dots_4x2[head.bits];
+            for (; c < last; c += 2) {
                 const uint32_t *const words = stream;
-                stream += *plane >> 8;
+                stream += head.words;
                 block.bias[0] = sgsc_bias(end, c);
                 block.bias[1] = sgsc_bias(end, c + 1);
                 dot(&block, row, words, stream);
                 for (int32_t i = 0; i < 2; ++i, m += end->multiplier_step, shift += end->shift_step) {
-                    sgsc_store(out++, distances, block.sums + 4 * i, 4, *m, *shift, end, twice, clamps);
+                    sgsc_store(out++, distances, block.sums + 4 * i, 4, *m, *shift, end, twice, form);
                 }
             }
             continue;
         }
-        for (stream = plane + planes; c < last; ++c) {
+        const uint32_t planes = head.kind == SGSC_PLANES ? head.words : 0, *const plane = stream;
+        for (stream += planes; c < last; ++c) {
             const int32_t bias = sgsc_bias(end, c);
             block.sums[0] = bias;
             block.sums[1] = bias;
             block.sums[2] = bias;
             block.sums[3] = bias;
-            if (planes == 1) {
+            if (head.kind == SGSC_OWN_LANES) {
                 const uint32_t *const words = stream;
-                stream += *plane >> 8;
-                sgsc_dots_4x1[*plane & 15u](&block, row, words, stream);
-            } else {
-                stream = sgsc_planes(&block, row, plane, planes, stream, 1, sgsc_dots_4x1);
+                stream += head.words;
+                sgsc_dots_4x1[head.bits](&block, row, words, stream);
+            } else if (SGSC_FIELDS_planes && head.kind == SGSC_PLANES) {
+                stream = sgsc_add_planes(&block, row, plane, planes, stream, 1, sgsc_dots_4x1);
             }
-            sgsc_store(out++, distances, block.sums, 4, *m, *shift, end, twice, clamps);
+            sgsc_store(out++, distances, block.sums, 4, *m, *shift, end, twice, form);
             m += end->multiplier_step;
             shift += end->shift_step;
         }
     }
 }
 
-/* `channels` of one kind, a multiple of `together` of 1 or 4, with one row; the words behind them. */
+/* `channels` of a head, a multiple of `together` of 1 or 4, with one row; the words behind them. */
 static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
     int8_t *out, int32_t first, int32_t channels, int32_t together, struct sgsc_block *block, const int8_t *row,
-    const uint32_t *plane, uint32_t planes, const uint32_t *words, sgsc_dot *const *dots, const struct sgsc_end *end,
-    int32_t twice, int32_t clamps)
+    struct sgsc_head head, const uint32_t *plane, const uint32_t *words, sgsc_dot *const *dots, const struct sgsc_end *end,
+    int32_t twice, int32_t form)
 {
     static const int32_t here[1] = {0};
     const int32_t *m = end->multipliers + first * end->multiplier_step;
     const int8_t *shift = end->shifts + first * end->shift_step;
-    const uint32_t highest = planes == 0 ? 0 : *plane; /* channels without weights have no plane */
-    sgsc_dot *const dot = dots[highest & 15u];
-    const uint32_t step = (highest >> 8) * (planes == SGSC_SHARED ? 1u : (uint32_t)together);
+    sgsc_dot *const dot = dots[head.bits];
+    const uint32_t step = head.words * (head.kind == SGSC_SHARED_LANES ? 1u : (uint32_t)together);
     for (int8_t *const last = out + channels; out != last; first += together) {
         SGSC_UNROLL for (int32_t i = 0; i < together; ++i) {
             block->sums[i] = sgsc_bias(end, first + i);
         }
-        if (planes == 1 || planes == SGSC_SHARED) {
+        if (head.kind == SGSC_OWN_LANES || head.kind == SGSC_SHARED_LANES) {
             dot(block, row, words, words + step);
             words += step;
-        } else {
-            words = sgsc_planes(block, row, plane, planes, words, (uint32_t)together, dots);
+        } else if (SGSC_FIELDS_planes && head.kind == SGSC_PLANES) {
+            words = sgsc_add_planes(block, row, plane, head.words, words, (uint32_t)together, dots);
         }
         for (int32_t i = 0; i < together; ++i, m += end->multiplier_step, shift += end->shift_step) {
-            sgsc_store(out++, here, block->sums + i, 1, *m, *shift, end, twice, clamps);
+            sgsc_store(out++, here, block->sums + i, 1, *m, *shift, end, twice, form);
         }
     }
     return words;
@@ -248,7 +263,7 @@ static inline __attribute__((always_inline)) const uint32_t *sgsc_by_turns(
 /* One row. */
 static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const int8_t *row, int32_t pairs,
                                                              int32_t input_zero, const uint32_t *stream, int32_t channels,
-                                                             const struct sgsc_end *end, int32_t twice, int32_t clamps)
+                                                             const struct sgsc_end *end, int32_t twice, int32_t form)
 {
     int32_t totals[4];
     struct sgsc_block block;
@@ -256,40 +271,63 @@ static inline __attribute__((always_inline)) void sgsc_pixel(int8_t *out, const 
     block.totals = totals;
     block.middle = sgsc_middle(input_zero);
     for (int32_t c = 0; c < channels;) {
-        const int32_t count = (int32_t)(*stream & 0xFFFFFFu), whole = count / 4 * 4;
-        const uint32_t planes = *stream >> 24, *const plane = stream + 1;
-        stream = plane + (planes == SGSC_SHARED ? 1 : planes);
-        stream = sgsc_by_turns(out + c, c, whole, 4, &block, row, plane, planes, stream,
-                               planes == SGSC_SHARED ? sgsc_dots_1x4s : sgsc_dots_1x4, end, twice, clamps);
-        stream = sgsc_by_turns(out + c + whole, c + whole, count - whole, 1, &block, row, plane, planes, stream,
-                               sgsc_dots_1x1, end, twice, clamps);
-        c += count;
+        const struct sgsc_head head = sgsc_read_head(*stream);
+        const int32_t whole = head.channels / 4 * 4, rest = head.channels - whole;
+        const uint32_t *const plane = stream + 1;
+        stream = plane + (head.kind == SGSC_PLANES ? head.words : 0);
+        stream = sgsc_by_turns(out + c, c, whole, 4, &block, row, head, plane, stream,
+                               head.kind == SGSC_SHARED_LANES ? sgsc_dots_1x4s : sgsc_dots_1x4, end, twice, form);
+        if (SGSC_FIELDS_1x1 && rest > 0) {
+            stream = sgsc_by_turns(out + c + whole, c + whole, rest, 1, &block, row, head, plane, stream, sgsc_dots_1x1,
+                                   end, twice, form);
+        }
+        c += head.channels;
     }
 }
 
-#define SGSC_WEIGHTED(NAME, TWICE, CLAMPS)                                                                             \
+/* Channels that were computed in another order to their places, at each of `pixels` pixels. */
+SGSC_KERNEL void sgsc_put(int8_t *to, const int8_t *from, const int16_t *places, int32_t channels, int32_t pixels)
+{
+    for (int32_t p = 0; p < pixels; ++p) {
+        for (int32_t c = 0; c < channels; ++c) {
+            to[places[c]] = *from++;
+        }
+        to += channels;
+    }
+}
+
+/* gcc warns of constants beyond the last one where it knows which they are, though no head asks for them. */
+static inline const void *sgsc_unknown(const void *constants)
+{
+    __asm__("" : "+r"(constants));
+    return constants;
+}
+
+#define SGSC_WEIGHTED(NAME, TWICE, FORM)                                                                             \
     SGSC_KERNEL void sgsc_pixels_##NAME(                                                                               \
         int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t pairs, int32_t input_zero,             \
         const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step,   \
         const int8_t *shifts, int32_t shift_step, int32_t zero, int32_t low, int32_t high)                             \
     {                                                                                                                  \
-        const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
+        const struct sgsc_end end = {sgsc_unknown(bias), multipliers, shifts, bias_bytes, multiplier_step, shift_step, \
                                      zero, low,         high};                                                         \
-        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                           \
+        sgsc_pixels(out, stride, pixels, row, pairs, input_zero, stream, channels, &end, TWICE, FORM);                           \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_pixel_##NAME(                                                                                \
         int8_t *out, const int8_t *row, int32_t pairs, int32_t input_zero, const uint32_t *stream, int32_t channels,   \
         const void *bias, int32_t bias_bytes, const int32_t *multipliers, int32_t multiplier_step, const int8_t *shifts,                 \
         int32_t shift_step, int32_t zero, int32_t low, int32_t high)                                                   \
     {                                                                                                                  \
-        const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
+        const struct sgsc_end end = {sgsc_unknown(bias), multipliers, shifts, bias_bytes, multiplier_step, shift_step, \
                                      zero, low,         high};                                                         \
-        sgsc_pixel(out, row, pairs, input_zero, stream, channels, &end, TWICE, CLAMPS);                                            \
+        sgsc_pixel(out, row, pairs, input_zero, stream, channels, &end, TWICE, FORM);                                            \
     }
-SGSC_WEIGHTED(single, 0, 0)
-SGSC_WEIGHTED(single_clamped, 0, 1)
-SGSC_WEIGHTED(tflite, 1, 0)
-SGSC_WEIGHTED(tflite_clamped, 1, 1)
+SGSC_WEIGHTED(single, 0, SGSC_SHORT)
+SGSC_WEIGHTED(single_clamped, 0, SGSC_CLAMPED)
+SGSC_WEIGHTED(single_any, 0, SGSC_ANY)
+SGSC_WEIGHTED(tflite, 1, SGSC_SHORT)
+SGSC_WEIGHTED(tflite_clamped, 1, SGSC_CLAMPED)
+SGSC_WEIGHTED(tflite_any, 1, SGSC_ANY)
 #undef SGSC_WEIGHTED
 
 #endif

@@ -14,7 +14,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
-from sgsc_micro.storage import Packing, row_bytes, width_of
+from sgsc_micro.storage import Packing, compute_order, row_bytes, width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +51,12 @@ class Weighted(Operator):
         """Pixels whose activations meet the weights together; ``output`` is the shape of the result."""
         return 4 if math.prod(output[:-1]) > 2 else 1
 
+    @property
+    def order(self) -> np.ndarray | None:
+        """In which the kernel computes the channels, int64 [O]: by width, where to say so takes fewer bytes than heads
+        of ever new widths; None where they come as they are."""
+        return compute_order(self.widths, self.taps) if self.mixes else None
+
     def gathered_bytes(self, rows: int) -> int:
         """What gathering ``rows`` rows needs besides them."""
         return 0
@@ -63,9 +69,10 @@ class Weighted(Operator):
     def scratch_bytes(self, output: Sequence[int], packing: Packing) -> int:
         """Rows of activations, copied, or widened with what gathering them needs."""
         rows = self.rows_at_once(output)
+        reordered = 0 if self.order is None else rows * len(self.weights)
         if packing is Packing.BYTES:
-            return rows * self.copied_bytes
-        return rows * self.row_bytes + self.gathered_bytes(rows)
+            return rows * self.copied_bytes + reordered
+        return rows * self.row_bytes + self.gathered_bytes(rows) + reordered
 
     def result_bytes(self, output: Sequence[int]) -> int:
         """More room, for results that something is added to."""
