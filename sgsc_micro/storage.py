@@ -6,7 +6,7 @@ badly is split into planes of narrower fields, ``w = hi * 2^k + lo``; each chann
 words.
 
 For Helium (``Packing.BYTES``): fields of 8, 4, 2 or 1 bits fill a byte, other widths are planes of these.
-c/sgsc_helium.h says which tap lies where.
+c/sgsc_bytes.h says which tap lies where.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from sgsc_micro.kernels import pack_bytes
 from sgsc_micro.kernels.pack import pack_channel, planes
 from sgsc_micro.passes import optimise
 from sgsc_micro.storage import Packing
-from sgsc_micro.targets import list_targets, load_target
+from sgsc_micro.targets import Target, list_targets, load_target
 from tests.graphs import GraphBuilder, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -143,17 +144,31 @@ def test_many_more_graphs_on_the_host(
 @pytest.mark.parametrize("target_name", [target.name for target in list_targets() if target.board])
 @pytest.mark.parametrize("seed", range(4))
 def test_an_emulated_core_gives_the_references_bytes(target_name: str, seed: int, tmp_path: Path) -> None:
-    module, x = random_graph(1000 + seed)
-    target = load_target(target_name)
+    _check_on_core(*random_graph(1000 + seed), load_target(target_name), tmp_path)
+
+
+def _check_on_core(module: tvm.IRModule, x: np.ndarray, target: Target, folder: Path) -> None:
     optimised = optimise(module, packing=target.packing)
-    manifest = write_library(optimised, tmp_path / "library", f"graph {seed}")
-    image = build_firmware(target, tmp_path / "library", tmp_path / "firmware")
+    manifest = write_library(optimised, folder / "library", "graph")
+    image = build_firmware(target, folder / "library", folder / "firmware")
     expected = reference.run_integers(module, x).reshape(len(x), -1)
     with connect(target, image) as device:
         for case, row in enumerate(to_stored(manifest, x)):
             assert np.frombuffer(device.run(case, row.tobytes()).output, np.int8).tolist() == expected[case].tolist()
     assert image.sizes.weights == manifest["constant_bytes"] == stored_bytes(optimised)
     assert image.sizes.arena == manifest["arena_bytes"]
+
+
+@pytest.mark.parametrize(("rounding", "shape"), [("single", (7, 5, 3)), ("tflite", (4, 4, 16))])
+@pytest.mark.parametrize("bits", range(9))
+def test_helium_gives_the_references_bytes_at_every_width(
+    bits: int, rounding: str, shape: tuple[int, int, int], tmp_path: Path
+) -> None:
+    """Of odd and even numbers of taps; a convolution and a dense layer of every pixel, and one of one row."""
+    rng = np.random.default_rng(bits)
+    module = GraphBuilder(rng, rounding).build(shape, ["conv", "rows", "dense"], [bits])
+    x = rng.normal(0, 2, (3, shape[2], *shape[:2])).astype(np.float32)
+    _check_on_core(module, x, load_target("qemu-m55"), tmp_path)
 
 
 def test_the_same_network_gives_the_same_files(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Weights into bytes, as sgsc_micro/storage.py lays them out and c/sgsc_helium.h reads them."""
+"""Weights into bytes, as sgsc_micro/storage.py lays them out and c/sgsc_bytes.h reads them."""
 
 from __future__ import annotations
 
