@@ -3,9 +3,7 @@
  * Arguments: entry=ADDRESS (of model_run), code=FILE, out=FILE. A line of `code` is one instruction:
  *     address  bytes  cost  is_load  is_transfer  owner
  * in decimal. `owner` is where its executions are counted: 0 and up; SHARED: with what ran before it; OUTSIDE: it ends
- * the run. Each run adds a line to `out`: "instructions cycles" of owner 0, 1, ...
- *
- * Debian's QEMU 7.2 has no qemu-plugin.h: what is used of its API, version 1, is declared here. */
+ * the run. Each run adds a line to `out`: "instructions cycles" of owner 0, 1, ... */
 #include <inttypes.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -13,22 +11,9 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "qemu_plugin.h"
+
 enum { SHARED = -1, OUTSIDE = -2, OWNERS = 1024, INSTRUCTIONS = 1 << 20 };
-
-struct qemu_plugin_tb;
-struct qemu_plugin_insn;
-enum qemu_plugin_cb_flags { QEMU_PLUGIN_CB_NO_REGS };
-typedef void (*translated_callback)(uint64_t id, struct qemu_plugin_tb *block);
-typedef void (*executed_callback)(unsigned int cpu, void *instruction);
-void qemu_plugin_register_vcpu_tb_trans_cb(uint64_t id, translated_callback callback);
-size_t qemu_plugin_tb_n_insns(const struct qemu_plugin_tb *block);
-struct qemu_plugin_insn *qemu_plugin_tb_get_insn(const struct qemu_plugin_tb *block, size_t index);
-uint64_t qemu_plugin_insn_vaddr(const struct qemu_plugin_insn *instruction);
-void qemu_plugin_register_vcpu_insn_exec_cb(struct qemu_plugin_insn *instruction, executed_callback callback,
-                                            enum qemu_plugin_cb_flags flags, void *data);
-
-__attribute__((visibility("default"))) int qemu_plugin_version = 1;
-__attribute__((visibility("default"))) int qemu_plugin_install(uint64_t id, const void *info, int argc, char **argv);
 
 struct instruction {
     uint64_t address, bytes, cost;

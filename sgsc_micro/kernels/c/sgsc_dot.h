@@ -27,7 +27,7 @@ struct sgsc_block {
 /* Adds the dot products with the words from `words` to `end`, at least one of each channel. */
 typedef void sgsc_dot(struct sgsc_block *block, const int8_t *row, const uint32_t *words, const uint32_t *end);
 
-/* Field pair `at` of a channel's next words, `stride` words from one another: signed for 8 bits, else unsigned. Of 6 bits two
+/* Field pair `at` of a channel's next words, `stride` words from one another: of 8 bits too as if unsigned. Of 6 bits two
  * fit a lane of each of three words; the four bits left over in these make two more, behind the second and the third. */
 static inline uint32_t sgsc_fields(const uint32_t *words, int32_t stride, int32_t bits, int32_t at)
 {
@@ -41,14 +41,25 @@ static inline uint32_t sgsc_fields(const uint32_t *words, int32_t stride, int32_
         }
         return word >> (at == 1 || at == 3 || at == 6 ? 6 : 0) & 0x003F003Fu;
     }
-    const uint32_t fields = (words[0] >> bits * at) & (((1u << bits) - 1u) * 0x00010001u);
-    if (bits != 8) {
-        return fields;
-    }
+    return (words[0] >> bits * at) & (((1u << bits) - 1u) * 0x00010001u);
+}
+
+/* sum + a pair of fields times a pair of activations; fields of 8 bits are signed. */
+static inline uint32_t sgsc_add_products(uint32_t sum, const uint32_t *words, int32_t stride, int32_t bits, int32_t at,
+                                         const int8_t *row)
+{
 #if SGSC_DSP
-    return (uint32_t)__sxtb16((int8x4_t)fields);
+    const uint32_t fields = sgsc_fields(words, stride, bits, at);
+    return sgsc_smlad(bits == 8 ? (uint32_t)__sxtb16((int8x4_t)fields) : fields, sgsc_load_pair(row), sum);
 #else
-    return ((((fields & 0xFFu) ^ 0x80u) - 0x80u) & 0xFFFFu) | (((fields >> 16) ^ 0x80u) - 0x80u) << 16;
+    int16_t pair[2];
+    memcpy(pair, __builtin_assume_aligned(row, sizeof pair), sizeof pair);
+    if (bits == 8) {
+        const int8_t low = (int8_t)(uint8_t)(words[0] >> 8 * at), high = (int8_t)(uint8_t)(words[0] >> (16 + 8 * at));
+        return sum + (uint32_t)(low * pair[0]) + (uint32_t)(high * pair[1]);
+    }
+    const uint32_t fields = sgsc_fields(words, stride, bits, at);
+    return sum + (fields & 0xFFFFu) * (uint32_t)pair[0] + (fields >> 16) * (uint32_t)pair[1];
 #endif
 }
 
@@ -65,8 +76,8 @@ static inline __attribute__((always_inline)) void sgsc_dot_any(struct sgsc_block
     for (; words != end; words += step) {
         SGSC_UNROLL for (int32_t at = 0; at < pairs; ++at) {
             SGSC_UNROLL for (int32_t i = 0; i < rows * channels; ++i) {
-                const uint32_t pair = sgsc_load_pair(row + 4 * (i / channels));
-                sums[i] = sgsc_smlad(sgsc_fields(words + i % channels, channels, bits, at), pair, sums[i]);
+                const int8_t *const pair = row + 4 * (i / channels);
+                sums[i] = sgsc_add_products(sums[i], words + i % channels, channels, bits, at, pair);
             }
             row += 4 * rows;
         }
