@@ -26,10 +26,10 @@ struct sgsc_tile {
     struct {
         int32_t zero; /* where its sum begins */
         const int8_t *row;
-    } from[4];             /* by pixel */
-    const int8_t *lower[4]; /* the rows' second halves, where bytes hold two fields */
-    int32_t part, back;    /* taps of a part, and how far beyond them 16 at a time go */
-    int32_t mask, bytes;   /* of a weight in its byte; of a channel */
+    } from[4];                /* by pixel */
+    const int8_t *lower[4];   /* the rows' second halves, where bytes hold two fields */
+    int32_t part, back;       /* taps of a part, and how far beyond them 16 at a time go */
+    int32_t mask, bytes;      /* of a weight in its byte; of a channel */
     int32_t parts[8 * 7 + 1]; /* of each the planes' shifts and where their bytes begin, and its taps; ends below 0 */
     int32_t taps, pixels, stride;
     sgsc_words at, sums_at, m_at, shift_at; /* of each channel, in elements behind the first's */
@@ -99,13 +99,11 @@ SGSC_DOT_TILE(sgsc_dot_tile4, " push {r0-r11, lr}\n mov r4, #0xF0\n vdup.8 q3, r
                               " cmp r1, r3\n bne 1b\n add sp, #16\n pop {r4-r11, pc}\n")
 
 /* One to three planes, part by part. r0 is w, r1, r10 and r11 where a part's fields are, r12 where it is written. */
-#define SGSC_PLANE(ROW, UP) " ldr " ROW ", [r12], #4\n add " ROW ", r0\n" UP
-#define SGSC_UP(UP) " ldr lr, [r12], #4\n vdup.8 " UP ", lr\n"
 #define SGSC_FIELD(Q, ROW, UP) " vldrb.8 " Q ", [" ROW "], #16\n vshl.s8 " Q ", " Q ", " UP "\n"
 #define SGSC_DOT_PARTS(NAME, PLANES, FIELDS, MEET)                                                                     \
     SGSC_DOT_TILE(NAME,                                                                                                \
                   " vpush {d8-d15}\n push {r0-r11, lr}\n ldr r4, [r0, #56]\n vdup.8 q4, r4\n"                          \
-                  "1:\n ldrd lr, r0, [sp]\n add r12, lr, #64\n ldm lr, {r2-r9}\n"                                    \
+                  "1:\n ldrd lr, r0, [sp]\n add r12, lr, #64\n ldm lr, {r2-r9}\n"                                      \
                   "2:\n ldr lr, [r12], #4\n cmp lr, #0\n blt 4f\n vdup.8 q5, lr\n"                                     \
                   " ldr r1, [r12], #4\n add r1, r0\n" PLANES " ldr lr, [r12], #4\n dlstp.8 lr, lr\n"                   \
                   "3:\n" SGSC_FIELD("q1", "r1", "q5") FIELDS " vand q1, q1, q4\n" MEET " letp lr, 3b\n"                \

@@ -1,4 +1,4 @@
-/* What a convolution and a dense layer do with rows of int8: gather them, meet every channel's bytes (sgsc_bytes.h), then int8. */
+/* What a convolution and a dense layer do with rows of int8: every channel's dot products (sgsc_bytes.h), then int8. */
 #ifndef SGSC_HELIUM_H
 #define SGSC_HELIUM_H
 
@@ -97,8 +97,7 @@ static inline void sgsc_write_parts(int32_t *parts, int32_t bits, int32_t taps, 
 
 /* `count` channels of one width from channel `first` on; w is their bytes. */
 SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
-                                   const struct sgsc_end *end, int32_t bits, sgsc_dot_tile *dot,
-                                   int32_t twice, int32_t clamps)
+                                   const struct sgsc_end *end, int32_t bits, sgsc_dot_tile *dot, int32_t twice, int32_t clamps)
 {
     const int32_t down = bits == 0 ? 0 : 8 - bits;
     int32_t sums[16], placed = 0;
@@ -143,18 +142,6 @@ SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const in
 typedef void sgsc_segment_of(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
                              const struct sgsc_end *end);
 
-/* All channels of a stream. */
-static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint32_t *stream, int32_t channels,
-                                 const struct sgsc_end *end, sgsc_segment_of *const *segments)
-{
-    for (int32_t c = 0; c < channels;) {
-        const int32_t count = (int32_t)(*stream & 0xFFFFFFu), bits = (int32_t)(*stream >> 24);
-        segments[bits](out + c, tile, (const int8_t *)(stream + 1), c, count, end);
-        stream += 1 + (count * sgsc_channel_bytes(bits, tile->taps) + 3) / 4;
-        c += count;
-    }
-}
-
 #define SGSC_SEGMENT(BITS, ROWS, DOT, NAME, TWICE, CLAMPS)                                                             \
     SGSC_KERNEL void sgsc_segment##BITS##_##ROWS##_##NAME(int8_t *out, struct sgsc_tile *tile, const int8_t *w,        \
                                                           int32_t first, int32_t count, const struct sgsc_end *end)    \
@@ -164,7 +151,7 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
 #define SGSC_HAS_SEGMENT(BITS, ROWS, NAME) (SGSC_FIELDS_bytes##ROWS >> BITS & 1 ? sgsc_segment##BITS##_##ROWS##_##NAME : 0)
 /* By width, as far as the model has such channels. */
 #define SGSC_SEGMENTS(ROWS, SHAPE, NAME, TWICE, CLAMPS)                                                                \
-    SGSC_SEGMENT(0, ROWS, 0, NAME, TWICE, CLAMPS)                                                    \
+    SGSC_SEGMENT(0, ROWS, 0, NAME, TWICE, CLAMPS)                                                                      \
     SGSC_SEGMENT(1, ROWS, sgsc_dot_##SHAPE##1, NAME, TWICE, CLAMPS)                                                    \
     SGSC_SEGMENT(2, ROWS, sgsc_dot_##SHAPE##2, NAME, TWICE, CLAMPS)                                                    \
     SGSC_SEGMENT(3, ROWS, sgsc_dot_##SHAPE##3, NAME, TWICE, CLAMPS)                                                    \
@@ -178,10 +165,31 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
         SGSC_HAS_SEGMENT(3, ROWS, NAME), SGSC_HAS_SEGMENT(4, ROWS, NAME), SGSC_HAS_SEGMENT(5, ROWS, NAME),             \
         SGSC_HAS_SEGMENT(6, ROWS, NAME), SGSC_HAS_SEGMENT(7, ROWS, NAME), SGSC_HAS_SEGMENT(8, ROWS, NAME)};
 
-/* The counterparts of those in sgsc_weighted.h: of up to four rows `row_stride` bytes from one another, or of one. */
+/* All channels of up to four rows `row_stride` bytes from one another, one a pixel. */
+static inline void sgsc_bytes_rows(int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t row_stride,
+                                   int32_t taps, const uint32_t *stream, int32_t channels, const struct sgsc_end *end,
+                                   sgsc_segment_of *const *segments)
+{
+    struct sgsc_tile tile;
+    tile.taps = taps;
+    tile.pixels = pixels;
+    tile.stride = stride;
+    for (int32_t i = 0; i < 4; ++i) {
+        tile.from[i].zero = 0;
+        tile.from[i].row = row + (i < pixels ? i : pixels - 1) * row_stride;
+    }
+    for (int32_t c = 0; c < channels;) {
+        const int32_t count = (int32_t)(*stream & 0xFFFFFFu), bits = (int32_t)(*stream >> 24);
+        segments[bits](out + c, &tile, (const int8_t *)(stream + 1), c, count, end);
+        stream += 1 + (count * sgsc_channel_bytes(bits, taps) + 3) / 4;
+        c += count;
+    }
+}
+
+/* The counterparts of those in sgsc_weighted.h. */
 #define SGSC_HELIUM(NAME, TWICE, CLAMPS)                                                                               \
-    SGSC_SEGMENTS(4, tile, NAME, TWICE, CLAMPS)                                                                              \
-    SGSC_SEGMENTS(1, line, NAME, TWICE, CLAMPS)                                                                              \
+    SGSC_SEGMENTS(4, tile, NAME, TWICE, CLAMPS)                                                                        \
+    SGSC_SEGMENTS(1, line, NAME, TWICE, CLAMPS)                                                                        \
     SGSC_KERNEL void sgsc_bytes_pixels_##NAME(                                                                         \
         int8_t *out, int32_t stride, int32_t pixels, const int8_t *row, int32_t row_stride, int32_t taps,              \
         const uint32_t *stream, int32_t channels, const void *bias, int32_t bias_bytes, const int32_t *multipliers,    \
@@ -189,16 +197,7 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_tile tile; \
-        tile.taps = taps; \
-        tile.pixels = pixels; \
-        tile.stride = stride; \
-        for (int32_t i = 0; i < 4; ++i) {                                                                              \
-            const int32_t pixel = i < pixels ? i : pixels - 1;                                                         \
-            tile.from[i].zero = 0; \
-            tile.from[i].row = row + pixel * row_stride;                                                                   \
-        }                                                                                                              \
-        sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_4_##NAME);                                     \
+        sgsc_bytes_rows(out, stride, pixels, row, row_stride, taps, stream, channels, &end, sgsc_segments_4_##NAME);   \
     }                                                                                                                  \
     SGSC_KERNEL void sgsc_bytes_pixel_##NAME(                                                                          \
         int8_t *out, const int8_t *row, int32_t row_stride, int32_t taps, const uint32_t *stream, int32_t channels,    \
@@ -207,16 +206,7 @@ static inline void sgsc_segments(int8_t *out, struct sgsc_tile *tile, const uint
     {                                                                                                                  \
         const struct sgsc_end end = {bias, multipliers, shifts, bias_bytes, multiplier_step, shift_step,               \
                                      zero, low,         high};                                                         \
-        struct sgsc_tile tile; \
-        tile.taps = taps; \
-        tile.pixels = 1; \
-        tile.stride = 0; \
-        for (int32_t i = 0; i < 4; ++i) { \
-            tile.from[i].zero = 0; \
-            tile.from[i].row = row; \
-        } \
-        (void)row_stride;                                                                                              \
-        sgsc_segments(out, &tile, stream, channels, &end, sgsc_segments_1_##NAME);                                     \
+        sgsc_bytes_rows(out, 0, 1, row, row_stride, taps, stream, channels, &end, sgsc_segments_1_##NAME);             \
     }
 SGSC_HELIUM(single, 0, 0)
 SGSC_HELIUM(single_clamped, 0, 1)
@@ -236,10 +226,10 @@ static inline void sgsc_copy_bytes(int8_t *to, const int8_t *from, int32_t n)
 #endif
 }
 
-/* Rows, `stride` bytes apart, of the activations under the kernel at output pixels from `first` on, `count` of them; x begins at the channel
- * where the `depth` channels wanted of each tap begin. What lies outside of the image is its zero point. */
-SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, const int8_t *x, int32_t first, int32_t out_width,
-                                   int32_t stride_y, int32_t stride_x, int32_t top, int32_t left, int32_t kernel_rows,
+/* Rows, `stride` bytes apart, of the activations under the kernel at output pixels from `first` on, `count` of them; x
+ * begins at the channel where the `depth` channels wanted of each tap begin. Outside of the image is its zero point. */
+SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, const int8_t *x, int32_t first,
+                                   int32_t out_width, int32_t stride_y, int32_t stride_x, int32_t top, int32_t left, int32_t kernel_rows,
                                    int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x, int32_t up_y,
                                    int32_t up_x, int32_t height, int32_t width, int32_t channels, int32_t depth,
                                    int32_t zero)
