@@ -59,7 +59,7 @@ static inline uint32_t sgsc_add_products(uint32_t sum, const uint32_t *words, in
         return sum + (uint32_t)(low * pair[0]) + (uint32_t)(high * pair[1]);
     }
     const uint32_t fields = sgsc_fields(words, stride, bits, at);
-    return sum + (fields & 0xFFFFu) * (uint32_t)pair[0] + (fields >> 16) * (uint32_t)pair[1];
+    return sum + (uint32_t)((int32_t)(fields & 0xFFFFu) * pair[0]) + (uint32_t)((int32_t)(fields >> 16) * pair[1]);
 #endif
 }
 
