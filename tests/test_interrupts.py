@@ -35,7 +35,7 @@ COUNTING_HANDLER = """void systick_handler(void)
     wraps = wraps + 1u;
 }
 """
-# Sixteen words below the frame that the hardware pushed, the registers that a caller saves, Helium's too, and the flags.
+# Sixteen words below the frame that the hardware pushed, the registers that a caller saves, Helium's too, the flags.
 DESTROYING_HANDLER = """__attribute__((naked)) void systick_handler(void)
 {
     __asm volatile(".syntax unified\\n mov r0, sp\\n lsls r0, r0, #29\\n bne 2f\\n"
@@ -80,7 +80,8 @@ def _library(
     module: tvm.IRModule, x: np.ndarray, folder: Path, target_name: str = "qemu-m4"
 ) -> tuple[Path, np.ndarray, np.ndarray]:
     """A network's library for a target, its inputs as stored and the reference's outputs, int8 [N, bytes]."""
-    manifest = write_library(optimise(module, packing=load_target(target_name).packing), folder / "library", "interrupted")
+    optimised = optimise(module, packing=load_target(target_name).packing)
+    manifest = write_library(optimised, folder / "library", "interrupted")
     return folder / "library", to_stored(manifest, x), reference.run_integers(module, x).reshape(len(x), -1)
 
 

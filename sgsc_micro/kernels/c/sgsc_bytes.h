@@ -1,14 +1,14 @@
 /* Dot products of rows of int8 with packed bytes, for Helium's 16 byte lanes; plain C where there is none.
  *
- * A row is activations as they are, one after the other: the bias holds what their zero point adds. The channels come as a
- * stream: for neighbours of one width a word with their number and, from bit 24, the width b; then their bytes, channel
- * by channel, and zeros up to a word.
+ * A row is activations as they are, one after the other: the bias holds what their zero point adds. The channels come as
+ * a stream: for neighbours of one width a word with their number and, from bit 24, the width b; then their bytes,
+ * channel by channel, and zeros up to a word.
  *
- * A width is one plane of 8 bits or the sum of planes of 4, 2 and 1 bits, the most significant first. Where the narrowest
- * has fields of f bits, the taps fall into 8 / f parts of n = ceil(taps * f / 8). The narrowest plane has n bytes: field j
- * of byte i, from the top, is of tap i of part j. A plane of p bits has n bytes p / f times: each of its fields serves that
- * many parts, one from each n bytes. What is beyond the last tap is 0. A loop over a part brings one field of each plane
- * to the top of its byte and puts them together: the weight times 2^(8 - b). */
+ * A width is one plane of 8 bits or the sum of planes of 4, 2 and 1 bits, the most significant first. Where the
+ * narrowest has fields of f bits, the taps fall into 8 / f parts of n = ceil(taps * f / 8). The narrowest plane has n
+ * bytes: field j of byte i, from the top, is of tap i of part j. A plane of p bits has n bytes p / f times: each of its
+ * fields serves that many parts, one from each n bytes. What is beyond the last tap is 0. A loop over a part brings one
+ * field of each plane to the top of its byte and puts them together: the weight times 2^(8 - b). */
 #ifndef SGSC_BYTES_H
 #define SGSC_BYTES_H
 
@@ -20,8 +20,8 @@
 
 typedef int32_t sgsc_words __attribute__((vector_size(16)));
 
-/* What a tile of results is computed from: of four channels, the last again where there are fewer, at up to four pixels.
- * Assembly knows where what comes before `taps` lies. */
+/* What a tile of results is computed from: of four channels, the last again where there are fewer, at up to four
+ * pixels. Assembly knows where what comes before `taps` lies. */
 struct sgsc_tile {
     struct {
         int32_t zero; /* where its sum begins */
@@ -64,8 +64,8 @@ static inline sgsc_lanes sgsc_all_lanes(int32_t value)
     return result;
 }
 
-/* Four sums of four rows for each channel, from `sums` to `end`: the dot products with bytes from w on, times 2^(8 - bits).
- * q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is short. */
+/* Four sums of four rows for each channel, from `sums` to `end`: the dot products with bytes from w on, times
+ * 2^(8 - bits). q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is short. */
 typedef void sgsc_dot_tile(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end);
 
 #define SGSC_DOT_TILE(NAME, BODY)                                                                                      \

@@ -97,7 +97,8 @@ static inline void sgsc_write_parts(int32_t *parts, int32_t bits, int32_t taps, 
 
 /* `count` channels of one width from channel `first` on; w is their bytes. */
 SGSC_PER_CHANNEL void sgsc_segment(int8_t *out, struct sgsc_tile *tile, const int8_t *w, int32_t first, int32_t count,
-                                   const struct sgsc_end *end, int32_t bits, sgsc_dot_tile *dot, int32_t twice, int32_t clamps)
+                                   const struct sgsc_end *end, int32_t bits, sgsc_dot_tile *dot, int32_t twice,
+                                   int32_t clamps)
 {
     const int32_t down = bits == 0 ? 0 : 8 - bits;
     int32_t sums[16], placed = 0;
@@ -148,7 +149,8 @@ typedef void sgsc_segment_of(int8_t *out, struct sgsc_tile *tile, const int8_t *
     {                                                                                                                  \
         sgsc_segment(out, tile, w, first, count, end, BITS, DOT, TWICE, CLAMPS);                                       \
     }
-#define SGSC_HAS_SEGMENT(BITS, ROWS, NAME) (SGSC_FIELDS_bytes##ROWS >> BITS & 1 ? sgsc_segment##BITS##_##ROWS##_##NAME : 0)
+#define SGSC_HAS_SEGMENT(BITS, ROWS, NAME)                                                                             \
+    (SGSC_FIELDS_bytes##ROWS >> BITS & 1 ? sgsc_segment##BITS##_##ROWS##_##NAME : 0)
 /* By width, as far as the model has such channels. */
 #define SGSC_SEGMENTS(ROWS, SHAPE, NAME, TWICE, CLAMPS)                                                                \
     SGSC_SEGMENT(0, ROWS, 0, NAME, TWICE, CLAMPS)                                                                      \
@@ -229,8 +231,8 @@ static inline void sgsc_copy_bytes(int8_t *to, const int8_t *from, int32_t n)
 /* Rows, `stride` bytes apart, of the activations under the kernel at output pixels from `first` on, `count` of them; x
  * begins at the channel where the `depth` channels wanted of each tap begin. Outside of the image is its zero point. */
 SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, const int8_t *x, int32_t first,
-                                   int32_t out_width, int32_t stride_y, int32_t stride_x, int32_t top, int32_t left, int32_t kernel_rows,
-                                   int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x, int32_t up_y,
+                                   int32_t out_width, int32_t stride_y, int32_t stride_x, int32_t top, int32_t left,
+                                   int32_t kernel_rows, int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x, int32_t up_y,
                                    int32_t up_x, int32_t height, int32_t width, int32_t channels, int32_t depth,
                                    int32_t zero)
 {
