@@ -1,7 +1,7 @@
 /* Dot products of rows of int8 with packed bytes, for Helium's 16 byte lanes; plain C where there is none.
  *
- * A row is activations as they are, one after the other: the bias holds what their zero point adds. The channels come as
- * a stream: for neighbours of one width a word with their number and, from bit 24, the width b; then their bytes,
+ * A row is activations as they are, one after the other: the bias holds what their zero point adds. The channels come
+ * as a stream: for neighbours of one width a word with their number and, from bit 24, the width b; then their bytes,
  * channel by channel, and zeros up to a word.
  *
  * A width is one plane of 8 bits or the sum of planes of 4, 2 and 1 bits, the most significant first. Where the
@@ -65,7 +65,8 @@ static inline sgsc_lanes sgsc_all_lanes(int32_t value)
 }
 
 /* Four sums of four rows for each channel, from `sums` to `end`: the dot products with bytes from w on, times
- * 2^(8 - bits). q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is short. */
+ * 2^(8 - bits). q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is
+ * short. */
 typedef void sgsc_dot_tile(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end);
 
 #define SGSC_DOT_TILE(NAME, BODY)                                                                                      \

@@ -232,9 +232,9 @@ static inline void sgsc_copy_bytes(int8_t *to, const int8_t *from, int32_t n)
  * begins at the channel where the `depth` channels wanted of each tap begin. Outside of the image is its zero point. */
 SGSC_KERNEL void sgsc_bytes_gather(int8_t *row, int32_t stride, int32_t count, const int8_t *x, int32_t first,
                                    int32_t out_width, int32_t stride_y, int32_t stride_x, int32_t top, int32_t left,
-                                   int32_t kernel_rows, int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x, int32_t up_y,
-                                   int32_t up_x, int32_t height, int32_t width, int32_t channels, int32_t depth,
-                                   int32_t zero)
+                                   int32_t kernel_rows, int32_t kernel_columns, int32_t dilation_y, int32_t dilation_x,
+                                   int32_t up_y, int32_t up_x, int32_t height, int32_t width, int32_t channels,
+                                   int32_t depth, int32_t zero)
 {
     const int32_t run = kernel_columns * depth, upsampled = up_y > 1 || up_x > 1;
     const int32_t whole = dilation_x == 1 && !upsampled && depth == channels;
