@@ -1,13 +1,18 @@
 """How a channel of b-bit weights lies in flash: the one place that knows, for the size model and for the packer.
 
-A 32-bit word has two 16-bit lanes, for SMLAD's two products. A *plane* of f-bit fields puts ``16 // f`` fields into
-each lane, so one AND with a shifted word yields a pair. A width that fills lanes badly is split into planes of narrower
-fields, ``w = hi * 2^k + lo``; each channel takes the split that needs the fewest words.
+For SMLAD, and in plain C (``Packing.LANES``): a 32-bit word has two 16-bit lanes, for two products. A *plane* of f-bit
+fields puts ``16 // f`` fields into each lane, so one AND with a shifted word yields a pair. A width that fills lanes
+badly is split into planes of narrower fields, ``w = hi * 2^k + lo``; each channel takes the split that needs the fewest
+words.
+
+For Helium (``Packing.BYTES``): fields of 8, 4, 2 or 1 bits fill a byte, other widths are planes of these.
+c/sgsc_bytes.h says which tap lies where.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from enum import StrEnum
 from functools import cache
 from itertools import combinations_with_replacement
 
@@ -20,6 +25,22 @@ _PLANE_COST = 1.1
 """What a further plane must save at least, as a ratio of words: it takes as long as the first."""
 
 MAX_BITS = 8
+
+_MAX_BYTE_TAPS = 1 << 17
+"""From here on a sum of activations times weights at the top of their bytes could leave int32."""
+
+
+class Packing(StrEnum):
+    """What an instruction set multiplies: pairs of 16-bit lanes, or bytes."""
+
+    LANES = "lanes"
+    BYTES = "bytes"
+
+    @staticmethod
+    def of(instruction_set: str) -> Packing:
+        """Of a target."""
+        return Packing.BYTES if instruction_set == "helium" else Packing.LANES
+
 
 LANES: dict[int, dict[int, tuple[int, ...]]] = {
     4: {8: (8, 0), 2: (14, 0), 1: (15, 0)},
@@ -96,6 +117,46 @@ def compute_order(widths: np.ndarray, taps: int) -> np.ndarray | None:
     order = np.argsort(-stored, kind="stable")
     before, after = (1 + np.count_nonzero(np.diff(these)) for these in (stored, stored[order]))
     return order if HEAD_BYTES * (before - after) > ORDER_BYTES * len(order) else None
+
+
+def byte_planes(bits: int) -> tuple[int, ...]:
+    """Field widths of the planes in bytes, most significant first.
+
+    >>> byte_planes(7), byte_planes(4), byte_planes(0)
+    ((4, 2, 1), (4,), ())
+    """
+    return tuple(field_bits for field_bits in (8, 4, 2, 1) if bits & field_bits)
+
+
+def byte_part(bits: int, taps: int) -> int:
+    """Taps that a field of the narrowest plane's bytes serves: ceil(taps * f / 8) for fields of f bits; bits > 0."""
+    return -(-taps * byte_planes(bits)[-1] // 8)
+
+
+def channel_bytes(bits: int, taps: int) -> int:
+    """Bytes of one channel whose fields fill bytes.
+
+    >>> channel_bytes(4, 9), channel_bytes(6, 64), channel_bytes(3, 9)
+    (5, 48, 6)
+    """
+    return byte_part(bits, taps) * bits // byte_planes(bits)[-1] if bits else 0
+
+
+def stored_byte_bits(bits: int, taps: int) -> int:
+    """The width at which a channel of ``bits`` takes the fewest bytes, then the fewest planes, then the widest.
+
+    >>> stored_byte_bits(3, 9), stored_byte_bits(7, 64), stored_byte_bits(0, 64)
+    (4, 7, 0)
+    """
+    if bits == 0:
+        return 0
+    if taps >= _MAX_BYTE_TAPS:
+        return MAX_BITS
+
+    def cost(width: int) -> tuple[int, int, int]:
+        return channel_bytes(width, taps), len(byte_planes(width)), -width
+
+    return min(range(bits, MAX_BITS + 1), key=cost)
 
 
 WIDTH_BITS = 4

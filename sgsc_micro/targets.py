@@ -98,7 +98,7 @@ class Target(_Table):
     name: str
     description: str
     aliases: tuple[str, ...] = ()
-    instruction_set: Literal["c", "dsp"]
+    instruction_set: Literal["c", "dsp", "helium"]
     """Which micro-kernels the C library may use."""
     board: Board | None = None
 

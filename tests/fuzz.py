@@ -32,6 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemaining
 
 from sgsc_micro import reference
 from sgsc_micro.codegen import SANITIZERS, HostLibrary, to_stored, write_library
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import build_firmware
@@ -65,11 +66,13 @@ def reals_of(model: bytes, inputs: np.ndarray) -> np.ndarray:
 def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) -> np.ndarray:
     """int8 [N, output bytes] for float32 ``x`` [N, ...]. Errors: ``Mismatch`` of reference, host and emulated core."""
     expected = reference.run_integers(module, x).reshape(len(x), -1)
-    with tempfile.TemporaryDirectory(prefix="sgsc-fuzz-") as name:
-        folder = Path(name)
-        manifest = write_library(optimise(module), folder / "library", "fuzz")
-        stored = to_stored(manifest, x)
-        answers = {"host": HostLibrary(folder / "library", FLAGS).run(stored)}
+    with tempfile.TemporaryDirectory(prefix="sgsc-fuzz-") as directory:
+        folder = Path(directory)
+        answers = {}
+        for name in ("c", "dsp", "helium"):
+            optimised = optimise(module, objective=Objective(name, Optimize.BALANCED))
+            stored = to_stored(write_library(optimised, folder / name, "fuzz"), x)
+            answers[f"host, for {name}"] = HostLibrary(folder / name, FLAGS).run(stored)
         if emulate:
             answers |= {name: _emulated(load_target(name), folder, stored) for name in EMULATED}
         for place, found in answers.items():
@@ -79,7 +82,7 @@ def check_module(module: tvm.IRModule, x: np.ndarray, *, emulate: bool = False) 
 
 
 def _emulated(target: Target, folder: Path, stored: np.ndarray) -> np.ndarray:
-    image = build_firmware(target, folder / "library", folder / target.name)
+    image = build_firmware(target, folder / target.instruction_set, folder / target.name)
     with connect(target, image) as device:
         return np.stack([outcome.output for outcome in replay_on_device(device, stored, lambda done: None)])
 

@@ -18,6 +18,7 @@ pytest.importorskip("tflite_micro", reason="tflite-micro is not installed")
 from benchmarks.networks import requantised
 from sgsc_micro import reference
 from sgsc_micro.codegen import to_stored, write_library
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import build, build_firmware
@@ -35,13 +36,16 @@ COUNTING_HANDLER = """void systick_handler(void)
     wraps = wraps + 1u;
 }
 """
-# Sixteen words below the frame that the hardware pushed, the registers that a caller saves, and the flags.
+# Sixteen words below the frame that the hardware pushed, the registers that a caller saves, Helium's too, the flags.
 DESTROYING_HANDLER = """__attribute__((naked)) void systick_handler(void)
 {
     __asm volatile(".syntax unified\\n mov r0, sp\\n lsls r0, r0, #29\\n bne 2f\\n"
                    " ldr r1, =wraps\\n ldr r0, [r1]\\n adds r0, #1\\n str r0, [r1]\\n"
                    " ldr r2, =0xBAD00BAD\\n mov r0, sp\\n movs r1, #16\\n"
                    "1: subs r0, #4\\n str r2, [r0]\\n subs r1, #1\\n bne 1b\\n"
+#if defined(__ARM_FEATURE_MVE)
+                   " vdup.32 q0, r2\\n vdup.32 q1, r2\\n vdup.32 q2, r2\\n vdup.32 q3, r2\\n"
+#endif
                    " mov r0, r2\\n mov r1, r2\\n mov r3, r2\\n mov ip, r2\\n cmn r2, r2\\n bx lr\\n"
                    "2: udf #0\\n .ltorg\\n"); /* a stack that is not aligned by 8: a fault */
 }
@@ -73,9 +77,12 @@ def _outputs(library: Path, target_name: str, stored: np.ndarray) -> tuple[np.nd
     return np.stack([np.frombuffer(result.output, np.int8) for result in results]), results[0].count
 
 
-def _library(module: tvm.IRModule, x: np.ndarray, folder: Path) -> tuple[Path, np.ndarray, np.ndarray]:
-    """A network's library, its inputs as stored and the reference's outputs, int8 [N, bytes]."""
-    manifest = write_library(optimise(module), folder / "library", "interrupted")
+def _library(
+    module: tvm.IRModule, x: np.ndarray, folder: Path, target_name: str = "qemu-m4"
+) -> tuple[Path, np.ndarray, np.ndarray]:
+    """A network's library for a target, its inputs as stored and the reference's outputs, int8 [N, bytes]."""
+    optimised = optimise(module, objective=Objective(load_target(target_name).instruction_set, Optimize.BALANCED))
+    manifest = write_library(optimised, folder / "library", "interrupted")
     return folder / "library", to_stored(manifest, x), reference.run_integers(module, x).reshape(len(x), -1)
 
 
@@ -86,13 +93,14 @@ def _library(module: tvm.IRModule, x: np.ndarray, folder: Path) -> tuple[Path, n
         ("mobilenet", None, "qemu-m4"),
         ("autoencoder", None, "qemu-m4"),
         ("mobilenet", 4, "qemu-m0"),
+        ("resnet", None, "qemu-m55"),
     ],
 )
 def test_interrupts_everywhere_change_nothing(
     name: str, bits: int | None, target_name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module, x = network(name)
-    library, stored, expected = _library(requantised(module, bits), x, tmp_path)
+    library, stored, expected = _library(requantised(module, bits), x, tmp_path, target_name)
     period = _interrupt(monkeypatch, tmp_path, target_name)
     found, ticks = _outputs(library, target_name, stored)
     assert np.array_equal(found, expected)

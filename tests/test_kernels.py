@@ -6,17 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tvm
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_micro import reference, storage
 from sgsc_micro.codegen import SANITIZERS, HostLibrary, stored_bytes, to_stored, write_library
+from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import build_firmware
+from sgsc_micro.kernels import pack_bytes
 from sgsc_micro.kernels.pack import pack_channel, planes
 from sgsc_micro.passes import optimise
-from sgsc_micro.targets import list_targets, load_target
+from sgsc_micro.targets import Target, list_targets, load_target
 from tests.graphs import GraphBuilder, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -82,42 +85,98 @@ def test_a_wider_channel_never_takes_fewer_words() -> None:
         assert words == sorted(words)
 
 
-def _check_on_host(seed: int, folder: Path, widths: list[int] | None = None) -> None:
+@given(st.integers(1, 8), st.integers(1, 320), SEEDS)
+def test_packed_bytes_hold_the_weights(bits: int, taps: int, seed: int) -> None:
+    """Tap by tap from the bits that the header says are its own, not as the packer puts them together."""
+    weights = np.random.default_rng(seed).integers(-(1 << bits >> 1), max(1 << bits >> 1, 1), taps)
+    packed = pack_bytes.pack_channel(weights, bits).tolist()
+    assert len(packed) == storage.channel_bytes(bits, taps)
+    narrowest = bits & -bits
+    part = -(-taps * narrowest // 8)
+    for tap, weight in enumerate(weights.tolist()):
+        number, at = divmod(tap, part)
+        digits, start = "", 0
+        for plane in (8, 4, 2, 1):
+            if bits & plane:
+                run, field = number % (plane // narrowest), number // (plane // narrowest)
+                digits += f"{packed[start + run * part + at]:08b}"[field * plane :][:plane]
+                start += plane // narrowest * part
+        assert int(digits, 2) - (int(digits[0]) << bits) == weight
+
+
+@pytest.mark.parametrize(
+    ("bits", "taps", "stored", "size"),
+    [(8, 64, 8, 64), (7, 64, 7, 56), (6, 64, 6, 48), (5, 64, 5, 40), (4, 64, 4, 32), (3, 64, 3, 24), (2, 64, 2, 16),
+     (1, 64, 1, 8), (0, 64, 0, 0), (7, 9, 8, 9), (5, 9, 8, 9), (3, 9, 4, 5), (2, 9, 2, 3), (1, 1 << 17, 8, 1 << 17)],
+)  # fmt: skip
+def test_a_channel_takes_the_bytes_it_should(bits: int, taps: int, stored: int, size: int) -> None:
+    assert storage.stored_byte_bits(bits, taps) == stored
+    assert storage.channel_bytes(stored, taps) == size
+
+
+def _check_on_host(seed: int, folder: Path, instruction_set: str, widths: list[int] | None = None) -> None:
     module, x = random_graph(seed, widths)
-    manifest = write_library(optimise(module), folder, f"graph {seed}")
+    manifest = write_library(
+        optimise(module, objective=Objective(instruction_set, Optimize.BALANCED)), folder, f"graph {seed}"
+    )
     found = HostLibrary(folder, ("-O1", *SANITIZERS)).run(to_stored(manifest, x))
     expected = reference.run_integers(module, x)
     assert np.array_equal(found.reshape(expected.shape), expected)
 
 
+@pytest.mark.parametrize("instruction_set", ["c", "dsp", "helium"])
 @given(seed=SEEDS)
-@settings(max_examples=25, deadline=None)
-def test_the_host_library_gives_the_references_bytes(seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
-    _check_on_host(seed, tmp_path_factory.mktemp("graph"))
+@settings(max_examples=20, deadline=None)
+def test_the_host_library_gives_the_references_bytes(
+    instruction_set: str, seed: int, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    _check_on_host(seed, tmp_path_factory.mktemp("graph"), instruction_set)
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("instruction_set", ["c", "dsp", "helium"])
 @given(seed=SEEDS, widths=st.sampled_from([None, [0, 2], [8], [1, 7], [5, 6]]))
 @settings(max_examples=250, deadline=None)
 def test_many_more_graphs_on_the_host(
-    seed: int, widths: list[int] | None, tmp_path_factory: pytest.TempPathFactory
+    instruction_set: str, seed: int, widths: list[int] | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    _check_on_host(seed, tmp_path_factory.mktemp("graph"), widths)
+    _check_on_host(seed, tmp_path_factory.mktemp("graph"), instruction_set, widths)
 
 
 @pytest.mark.parametrize("target_name", [target.name for target in list_targets() if target.board])
 @pytest.mark.parametrize("seed", range(4))
 def test_an_emulated_core_gives_the_references_bytes(target_name: str, seed: int, tmp_path: Path) -> None:
-    module, x = random_graph(1000 + seed)
-    manifest = write_library(optimise(module), tmp_path / "library", f"graph {seed}")
-    target = load_target(target_name)
-    image = build_firmware(target, tmp_path / "library", tmp_path / "firmware")
+    _check_on_core(*random_graph(1000 + seed), load_target(target_name), tmp_path)
+
+
+def _check_on_core(module: tvm.IRModule, x: np.ndarray, target: Target, folder: Path) -> None:
+    optimised = optimise(module, objective=Objective(target.instruction_set, Optimize.BALANCED))
+    manifest = write_library(optimised, folder / "library", "graph")
+    image = build_firmware(target, folder / "library", folder / "firmware")
     expected = reference.run_integers(module, x).reshape(len(x), -1)
     with connect(target, image) as device:
         for case, row in enumerate(to_stored(manifest, x)):
             assert np.frombuffer(device.run(case, row.tobytes()).output, np.int8).tolist() == expected[case].tolist()
-    assert image.sizes.weights == manifest["constant_bytes"] == stored_bytes(optimise(module))
+    assert image.sizes.weights == manifest["constant_bytes"] == stored_bytes(optimised)
     assert image.sizes.arena == manifest["arena_bytes"]
+
+
+@pytest.mark.parametrize(("rounding", "channels"), [("single", 5), ("tflite", 16)])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_helium_gives_the_references_bytes_at_every_width(
+    bits: int, rounding: str, channels: int, tmp_path: Path
+) -> None:
+    """Of a convolution and a dense layer of one row, with odd and even numbers of taps, whose outputs tell a lot."""
+    for seed in range(100):
+        rng = np.random.default_rng([bits, seed])
+        module = GraphBuilder(rng, rounding).build((5, 7, channels), ["conv"], [bits])
+        x = rng.normal(0, 2, (3, channels, 5, 7)).astype(np.float32)
+        expected = reference.run_integers(module, x).reshape(len(x), -1)
+        varied = np.abs(expected.astype(int)) < 127
+        if varied.sum() >= 9 and np.all(expected[0] != expected[1], where=varied[0] & varied[1]):
+            _check_on_core(module, x, load_target("qemu-m55"), tmp_path)
+            return
+    raise AssertionError("no such network in 100")
 
 
 def test_the_same_network_gives_the_same_files(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def test_the_compiler_finds_the_instruction_set_that_a_target_names(target: targ
         return
     command = [tools.require(tools.CROSS_COMPILER), *target.board.cpu_flags, "-dM", "-E", "-x", "c", "-"]
     macros = subprocess.run(command, input="", capture_output=True, text=True, check=True).stdout
-    assert ("#define __ARM_FEATURE_DSP 1\n" in macros) == (target.instruction_set == "dsp")
+    assert ("#define __ARM_FEATURE_DSP 1\n" in macros) == (target.instruction_set != "c")
+    assert ("#define __ARM_FEATURE_MVE " in macros) == (target.instruction_set == "helium")
 
 
 def test_unknown_target_lists_the_near_ones_and_all() -> None:

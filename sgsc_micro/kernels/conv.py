@@ -1,26 +1,29 @@
-"""Convolution, grouped, depthwise or dense: widen some pixels' activations once, meet every channel's packed words."""
+"""Convolution, grouped or dense: some pixels' activations become rows once and meet every channel's packed weights."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.blocking import Blocking
 from sgsc_micro.compiler_flags import Objective
-from sgsc_micro.kernels.builder import Expression, Kernel, kernel, loop, run
-from sgsc_micro.kernels.constants import Constants, Entry
+from sgsc_micro.kernels.builder import Kernel, kernel, loop, run
+from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.kernels.elementwise import Operation, adding
 from sgsc_micro.kernels.epilogue import Epilogue
-from sgsc_micro.kernels.pack import Run, pack
+from sgsc_micro.kernels.pack import pack
+from sgsc_micro.kernels.rows import ByteRows, LaneRows, Rows
 from sgsc_micro.passes.operators import Conv2D, Residual, Weighted
+from sgsc_micro.storage import Packing
 
 Shape = tuple[int, ...]
 
 
 def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output: Shape, objective: Objective) -> Kernel:
     """The kernel of a convolution, transposed or not, or of a dense layer; with a residual add at its end or without.
+
+    Scratch holds the rows, and behind them the results that something is added to.
 
     Errors: ``SgscError`` where an accumulator could leave int32.
     """
@@ -31,8 +34,9 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
         operator, add, number = layer.weighted, adding(layer.add, constants), layer.number
     else:
         operator = layer
-    blocking, width = operator.blocking(output, objective), output[-2]
-    rows = blocking.rows
+    packing, width = Packing.of(objective.instruction_set), output[-2]
+    count = operator.rows_at_once(output, objective)
+    blocking = operator.blocking(output, objective) if packing is Packing.LANES else None
     if not isinstance(operator, Conv2D):  # a dense layer is a convolution of one tap; its rows are pixels
         kernels = operator.weights[:, None, None, :]
         operator = Conv2D(kernels, operator.scales, operator.bias, operator.input, operator.output)
@@ -44,114 +48,45 @@ def weighted(name: str, layer: Weighted | Residual, inputs: list[Shape], output:
     if order is not None:
         parts = operator.weights[order], operator.scales[order], operator.bias[order]
         operator = replace(operator, weights=parts[0], scales=parts[1], bias=parts[2])
-    words, groups = pack(operator.weights, operator.widths, blocking)
+    rows: Rows = ByteRows(operator, image, width, count)
+    if blocking is not None:
+        rows = LaneRows(operator, image, width, count, blocking)
+    reordered_at = rows.scratch_bytes
+    values_at = reordered_at + (0 if order is None else count * channels)
+    words, groups = pack(rows.streams, operator.widths)
     stream = constants.words("weights", words)
-    epilogue = Epilogue(constants, operator)
+    epilogue = Epilogue(constants, operator, rows.bias)
     places = None if order is None else constants.integers("order", order, ("halves",))
+    compute = f"{rows.prefix}_{'pixel' if count == 1 else 'pixels'}_{rows.ending(epilogue)}"
     flat = (pixels, channels)
     with kernel(name, [image, *[flat for _ in inputs[1:]]], flat, constants, scratch) as built:
-        built.dots = blocking.dots
-        body = _Body(built, operator, image, width, blocking, stream, epilogue, order is not None)
-        body.begin()
-        with loop("block", -(-pixels // rows)) as block:
-            first = block * rows
-            count = T.min(pixels - first, rows) if pixels % rows else rows
+        built.dots = rows.dots
+        rows.begin(built)
+        with loop("block", -(-pixels // count)) as block:
+            first = block * count
+            here = T.min(pixels - first, count) if pixels % count else count
             for alike in groups:
                 with loop("g", alike.count) as g:
-                    channel = (alike.first + g) * len(alike.widths)
-                    to = built.output[first, channel] if add is None else built.row[body.values_at + channel]
-                    body.gather(first, pixels, count, alike, alike.first + g)
-                    body.compute(to if places is None else built.row[body.reordered_at], count, alike, g)
+                    group, each = alike.first + g, len(alike.widths)
+                    if any(alike.widths):  # one that has no weights left reads nothing
+                        rows.gather(built, first, pixels, here, group)
+                    at = group * each
+                    to = T.address_of(built.output[first, at] if add is None else built.row[values_at + at])
+                    run(
+                        compute,
+                        to if places is None else T.address_of(built.row[reordered_at]),
+                        *([] if count == 1 else [channels, here]),
+                        *rows.arguments(built, first, group, alike.widths),
+                        built.address(stream, alike.offset + g * alike.words),
+                        each,
+                        *epilogue.arguments(built, at),
+                    )
                     if places is not None:
-                        computed = built.place("scratch", body.reordered_at)
-                        run("sgsc_put", T.address_of(to), computed, built.address(places, 0), channels, count)
+                        computed = built.place("scratch", reordered_at)
+                        run("sgsc_put", to, computed, built.address(places, 0), channels, here)
             if add is not None:
-                value = built.place("scratch", body.values_at), 1
+                value = built.place("scratch", values_at), 1
                 other = T.address_of(built.input(1)[first, 0]), 1
                 operands = [value, other] if number == 0 else [other, value]
-                add(built, (T.address_of(built.output[first, 0]), 1), operands, count * channels)
+                add(built, (T.address_of(built.output[first, 0]), 1), operands, here * channels)
     return built
-
-
-@dataclass(frozen=True)
-class _Body:
-    """What happens at a block of output pixels: a group's activations are gathered, then its channels computed.
-
-    Scratch holds the rows, what a kernel row outside of the image reads, rows before they are widened, results.
-    """
-
-    built: Kernel
-    operator: Conv2D
-    image: Shape
-    width: int
-    """Of the output, in pixels."""
-    blocking: Blocking
-    stream: Entry
-    epilogue: Epilogue
-    reorders: bool
-    """Whether channels are computed in another order than they lie."""
-
-    @property
-    def rows(self) -> int:
-        """Pixels of a block."""
-        return self.blocking.rows
-
-    @property
-    def outside_at(self) -> int:
-        """Where in scratch it is as outside of the image."""
-        return self.rows * self.blocking.row_bytes
-
-    @property
-    def reordered_at(self) -> int:
-        """Where in scratch the results of a block are in the order in which they were computed."""
-        return self.outside_at + self.operator.gathered_bytes(self.rows)
-
-    @property
-    def values_at(self) -> int:
-        """Where in scratch the results of a block are that something is added to."""
-        return self.reordered_at + self.reorders * self.rows * len(self.operator.weights)
-
-    def begin(self) -> None:
-        """What is the same for all blocks."""
-        if self.operator.sees_zeros:
-            outside = T.address_of(self.built.row[self.outside_at])
-            run("sgsc_fill", outside, self.operator.run, self.operator.input.zero_point)
-
-    def gather(self, first: Expression, pixels: int, count: Expression, alike: Run, group: Expression) -> None:
-        """Fill the rows with a group's activations under the kernel; those beyond the last pixel are its own again.
-
-        A group that has no weights left reads nothing.
-        """
-        if not any(alike.widths):
-            return
-        operator, built = self.operator, self.built
-        kh, kw, depth = operator.weights.shape[1:]
-        _, height, width, channels = self.image
-        rows, zero_point = T.address_of(built.row[0]), operator.input.zero_point
-        if operator.is_pointwise:
-            source = T.address_of(built.input()[0, 0, first, group * depth])
-            run("sgsc_widen_pixels", rows, self.rows, source, channels, count, depth, zero_point)
-            return
-        source = T.address_of(built.input()[0, 0, 0, group * depth])
-        steps = *operator.strides, *operator.padding[:2], kh, kw, *operator.dilation, *operator.upsample
-        image = height, width, channels, depth, zero_point
-        scratch = T.address_of(built.row[self.outside_at]), int(operator.copies_taps)
-        run("sgsc_gather", rows, self.rows, source, first, pixels - 1, self.width, *steps, *image, *scratch)
-
-    def compute(self, place: Expression, count: Expression, alike: Run, g: Expression) -> None:
-        """All channels of a group, into int8 from ``place`` on."""
-        operator, built, channels = self.operator, self.built, len(alike.widths)
-        offset_binary = any(self.blocking.sums_rows(group) for group in range(alike.first, alike.first + alike.count))
-        arguments = [
-            T.address_of(built.row[0]),
-            -(-operator.taps // 2) if offset_binary else 0,
-            operator.input.zero_point,
-            built.address(self.stream, alike.offset + g * alike.words),
-            channels,
-            *self.epilogue.arguments(built, (alike.first + g) * channels),
-        ]
-        out = T.address_of(place)
-        if self.rows == 1:
-            run(f"sgsc_pixel_{self.epilogue.kind}", out, *arguments)
-        else:
-            run(f"sgsc_pixels_{self.epilogue.kind}", out, len(operator.weights), count, *arguments)

@@ -36,7 +36,7 @@ def depthwise(
     assert isinstance(conv, Conv2D)
     planes = conv.planes(output)
     stream = constants.integers("weights", stream_of(conv.weights, planes.turned))
-    epilogue = Epilogue(constants, conv)
+    epilogue = Epilogue(constants, conv, conv.bias)
     with kernel(name, inputs, output, constants, scratch) as built:
         _Layer(built, planes, inputs[0], conv.input.zero_point, stream, epilogue, add, number).emit()
     return built

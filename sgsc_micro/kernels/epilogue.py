@@ -18,14 +18,17 @@ _LONG_FORM = 64
 class Epilogue:
     """The constants of a layer's channels; multipliers and shifts once where all channels agree."""
 
-    def __init__(self, constants: Constants, operator: Weighted) -> None:
-        """Errors: ``SgscError`` naming the layer where an accumulator could leave int32."""
+    def __init__(self, constants: Constants, operator: Weighted, bias: np.ndarray) -> None:
+        """``bias`` int [O]: what the sums of products begin with.
+
+        Errors: ``SgscError`` naming the layer where an accumulator could leave int32.
+        """
         output, bounds = operator.output, operator.accumulator_bound()
         multipliers = [output.multiplier(float(scale)) for scale in operator.accumulator_scales()]
         check(constants.layer, multipliers, bounds)
         shifts = [_shift(multiplier, bound) for multiplier, bound in zip(multipliers, bounds.tolist(), strict=True)]
         self.output = output
-        self.bias = constants.integers("bias", operator.bias, ("halves", "ints"))
+        self.bias = constants.integers("bias", bias, ("halves", "ints"))
         self.all_short = all(1 <= shift <= _LARGEST_SHORT for shift in shifts)
         self.multipliers = _stored(constants, "multipliers", [multiplier.m for multiplier in multipliers], "ints")
         self.shifts = _stored(constants, "shifts", shifts, "bytes")

@@ -69,6 +69,8 @@ BUILDERS: dict[type, Builder] = {
     Take: move.take,
 }
 
+DOT_SHAPES = (*SHAPES, PLANES, "bytes4", "bytes1")
+
 
 def _builder(operator: Operator, objective: Objective) -> Builder:
     alone = operator.weighted if isinstance(operator, Residual) else operator
@@ -112,7 +114,7 @@ def lower(module: tvm.IRModule) -> Lowered:
         functions[node.name] = built.function
         calls.append((node, built, constants.append(built.constants)))
     used = {dot for _, built, _ in calls for dot in built.dots}
-    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in (*SHAPES, PLANES)}
+    fields = {shape: sum(1 << bits for name, bits in used if name == shape) for shape in DOT_SHAPES}
     lowered = Lowered(tvm.IRModule(functions), constants, tensors, graph, plan, fields)
     lowered.module["network"] = _network(lowered, calls)
     return lowered

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, pairwise
 
@@ -44,23 +44,22 @@ def planes(bits: int, taps: int) -> tuple[Plane, ...]:
     return tuple(result)
 
 
-def pack(weights: np.ndarray, widths: np.ndarray, blocking: Blocking) -> tuple[np.ndarray, list[Run]]:
-    """All streams of a layer, uint32, one a group, and where they lie; weights int8 [O, kh, kw, I], widths int [O]."""
-    streams: list[np.ndarray] = []
+def pack(streams: Sequence[np.ndarray], widths: np.ndarray) -> tuple[np.ndarray, list[Run]]:
+    """All streams of a layer, uint32, one a group, as one, and where they lie; widths int [O]."""
     runs: list[Run] = []
-    offset, groups = 0, len(blocking.groups)
-    by_group = zip(weights.reshape(groups, -1, blocking.taps), widths.reshape(groups, -1).tolist(), strict=True)
-    packed = [
-        (_stream(of_group, segments, blocking), of_widths)
-        for (of_group, of_widths), segments in zip(by_group, blocking.groups, strict=True)
-    ]
-    for (words, alike), members in groupby(packed, lambda member: (len(member[0]), tuple(member[1]))):
-        new = [stream for stream, _ in members]
-        first = runs[-1].first + runs[-1].count if runs else 0
-        runs.append(Run(first, len(new), offset, words, alike))
-        offset += len(new) * words
-        streams += new
+    offset = 0
+    members = zip(map(len, streams), map(tuple, widths.reshape(len(streams), -1).tolist()), strict=True)
+    for (words, alike), same in groupby(members):
+        first, count = (runs[-1].first + runs[-1].count if runs else 0), len(list(same))
+        runs.append(Run(first, count, offset, words, alike))
+        offset += count * words
     return np.concatenate(streams), runs
+
+
+def lane_streams(weights: np.ndarray, blocking: Blocking) -> list[np.ndarray]:
+    """The words, uint32, of each group; weights int8 [O, kh, kw, I]."""
+    by_group = weights.reshape(len(blocking.groups), -1, blocking.taps)
+    return [_stream(group, segments, blocking) for group, segments in zip(by_group, blocking.groups, strict=True)]
 
 
 def _stream(weights: np.ndarray, segments: Iterable[Segment], blocking: Blocking) -> np.ndarray:

@@ -130,6 +130,8 @@ static inline int32_t sgsc_divide(int32_t value, int32_t count)
 #include "sgsc_rows.h"
 #include "sgsc_dot.h"
 #include "sgsc_weighted.h"
+#include "sgsc_bytes.h"
+#include "sgsc_helium.h"
 #include "sgsc_planes.h"
 #include "sgsc_depthwise.h"
 #include "sgsc_elementwise.h"

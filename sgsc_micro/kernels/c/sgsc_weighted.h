@@ -44,12 +44,14 @@ static sgsc_dot *const sgsc_dots_1x4s[] __attribute__((unused)) = {
     0, SGSC_HAS(1, 1x4s), SGSC_HAS(2, 1x4s), 0, SGSC_HAS(4, 1x4s), 0, 0, 0, SGSC_HAS(8, 1x4s)};
 #undef SGSC_TABLE
 
+static inline int32_t sgsc_bias_at(const void *bias, int32_t bytes)
+{
+    return bytes == 2 ? *(const int16_t *)bias : *(const int32_t *)bias;
+}
+
 static inline int32_t sgsc_bias(const struct sgsc_end *end, int32_t channel)
 {
-    if (end->bias_bytes == 2) {
-        return ((const int16_t *)end->bias)[channel];
-    }
-    return ((const int32_t *)end->bias)[channel];
+    return sgsc_bias_at((const int8_t *)end->bias + channel * end->bias_bytes, end->bias_bytes);
 }
 
 #if SGSC_DSP

@@ -16,7 +16,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation, numbers
 from sgsc_micro.passes.operators.planes import Planes
-from sgsc_micro.storage import compute_order, width_of
+from sgsc_micro.storage import Packing, compute_order, width_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,15 +64,28 @@ class Weighted(Operator):
         """What gathering ``rows`` rows needs besides them."""
         return 0
 
+    @property
+    def copied_bytes(self) -> int:
+        """The activations of one pixel and group, to an even number, where the image has not just them side by side."""
+        return self.taps + 1 if self.taps % 2 else 0
+
+    def rows_at_once(self, output: Sequence[int], objective: Objective) -> int:
+        """Pixels whose activations meet the weights together."""
+        if Packing.of(objective.instruction_set) is Packing.BYTES:
+            return 4 if math.prod(output[:-1]) > 2 else 1
+        return self.blocking(output, objective).rows
+
     def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
-        """Rows of widened activations, and what gathering them needs."""
-        blocking = self.blocking(output, objective)
-        reordered = 0 if self.order is None else blocking.rows * len(self.weights)
-        return blocking.rows * blocking.row_bytes + self.gathered_bytes(blocking.rows) + reordered
+        """Rows of activations, copied, or widened with what gathering them needs."""
+        rows = self.rows_at_once(output, objective)
+        reordered = 0 if self.order is None else rows * len(self.weights)
+        if Packing.of(objective.instruction_set) is Packing.BYTES:
+            return rows * self.copied_bytes + reordered
+        return rows * self.blocking(output, objective).row_bytes + self.gathered_bytes(rows) + reordered
 
     def result_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """More room, for results that something is added to."""
-        return self.blocking(output, objective).rows * output[-1]
+        return self.rows_at_once(output, objective) * output[-1]
 
     def accumulator_scales(self) -> np.ndarray:
         """Real scale of each channel's accumulator; float64 [O]."""
@@ -155,6 +168,11 @@ class Conv2D(Weighted):
     def copies_taps(self) -> bool:
         """Whether a row's activations are copied together before they are widened, four by four."""
         return not self.is_pointwise and self.weights.shape[3] % 4 != 0
+
+    @property
+    def copied_bytes(self) -> int:
+        """See :class:`Weighted`."""
+        return super().copied_bytes if self.is_pointwise else self.taps + self.taps % 2
 
     def gathered_bytes(self, rows: int) -> int:
         """See :class:`Weighted`: a kernel row outside of the image, and rows before they are widened."""
