@@ -65,8 +65,8 @@ static inline sgsc_lanes sgsc_all_lanes(int32_t value)
 }
 
 /* Four sums of four rows for each channel, from `sums` to `end`: the dot products with bytes from w on, times
- * 2^(8 - bits). q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn is
- * short. */
+ * 2^(8 - bits). q0 is activations, q1 weights; r2, r4, r6 and r8 are sums, r3, r5, r7 and r9 rows. A loop's last turn
+ * is short. */
 typedef void sgsc_dot_tile(const struct sgsc_tile *tile, const int8_t *w, int32_t *sums, const int32_t *end);
 
 #define SGSC_DOT_TILE(NAME, BODY)                                                                                      \
