@@ -26,6 +26,7 @@ from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.costs import COSTS, SHAPES
 from sgsc_micro.files import write_json, write_text
 from sgsc_micro.firmware import build_firmware, tools
+from sgsc_micro.kernels.lower import DOT_SHAPES
 from sgsc_micro.kernels.pack import NO_WEIGHTS, OWN_LANES, PLANES, SHARED_LANES, head
 from sgsc_micro.targets import load_target
 
@@ -57,7 +58,8 @@ def built(instruction_set: str, optimize: Optimize, folder: Path) -> Counter:
     target = load_target(CORES[instruction_set])
     size = 4 * (5 + MOST_HEADS)
     header = MODEL_H.format(inputs=size, outputs=size, arena=1024, hash=0, input=0, output=0)
-    fields = {name: sum(1 << bits for bits in shape.fields) for name, shape in SHAPES.items()} | {"planes": 1}
+    fields = dict.fromkeys(DOT_SHAPES, 0) | {"planes": 1}
+    fields |= {name: sum(1 << bits for bits in shape.fields) for name, shape in SHAPES.items()}
     defines = [f"#define SGSC_OPTIMIZE {optimize.level}", *(f"#define SGSC_FIELDS_{s} {b}" for s, b in fields.items())]
     library = folder / "library"
     write_text(library / "model.h", header)

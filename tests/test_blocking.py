@@ -20,11 +20,10 @@ from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.costs import COSTS, costs_of
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import build_firmware, tools
-from sgsc_micro.kernels.pack import pack
+from sgsc_micro.kernels.pack import lane_streams
 from sgsc_micro.passes import optimise
 from sgsc_micro.passes.graph import read_graph
 from sgsc_micro.passes.operators import Dense
-from sgsc_micro.storage import width_of
 from sgsc_micro.targets import load_target
 from tests.graphs import GraphBuilder, random_graph
 
@@ -100,7 +99,7 @@ def counted(stream: np.ndarray, rows: int, taps: int, pixels: int, objective: Ob
 @given(layers(), PIXELS, objectives)
 def test_the_cost_is_that_of_the_words_which_are_stored(weights: np.ndarray, pixels: int, objective: Objective) -> None:
     chosen = choose(weights, 1, REACH, pixels, objective)
-    stream, _ = pack(weights[:, None, None], width_of(weights), chosen)
+    (stream,) = lane_streams(weights[:, None, None], chosen)
     assert chosen.stored_bytes == 4 * len(stream)
     expected = counted(stream, chosen.rows, weights.shape[1], pixels, objective)
     assert chosen.instructions(costs_of(objective.instruction_set, objective.optimize), pixels) == pytest.approx(
@@ -154,7 +153,7 @@ def test_size_takes_the_fewest_bytes_and_speed_the_fewest_instructions(
 def test_a_row_is_as_long_as_what_is_read(weights: np.ndarray, pixels: int, objective: Objective) -> None:
     """Two int16 activations for each pair of lanes that a word holds, or of which it holds several channels'."""
     chosen = choose(weights, 1, REACH, pixels, objective)
-    stream, _ = pack(weights[:, None, None], width_of(weights), chosen)
+    (stream,) = lane_streams(weights[:, None, None], chosen)
     for kind, _, planes in heads(stream, chosen.rows):
         for bits, words in planes:
             if kind == _SHARED:
