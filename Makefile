@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow fuzz bench bench-kernels tune lint setup system clean help
+.PHONY: demo test test-slow test-long fuzz bench bench-kernels tune lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,6 +20,9 @@ test: setup lint ## everything that must pass
 
 test-slow: setup ## proofs that take minutes
 	$(BIN)/pytest -m slow
+
+test-long: setup ## proofs that take half an hour
+	$(BIN)/pytest -m long
 
 fuzz: setup ## random networks and damaged files (half an hour)
 	$(BIN)/python -m tests.fuzz --graphs 2000 --damaged 5000

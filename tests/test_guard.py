@@ -96,14 +96,14 @@ def test_a_typical_network_stays_inside(tmp_path: Path) -> None:
     watched(*network("mobilenet"), "qemu-m4", tmp_path).run()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("name", tflite_networks.NETWORKS)
 @pytest.mark.parametrize("target_name", EMULATED)
 def test_typical_networks_stay_inside_on_every_core(name: str, target_name: str, tmp_path: Path) -> None:
     watched(*network(name), target_name, tmp_path).run()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(60))
 def test_many_graphs_stay_inside_on_every_core(seed: int, tmp_path: Path) -> None:
     for target_name in EMULATED:
@@ -112,7 +112,7 @@ def test_many_graphs_stay_inside_on_every_core(seed: int, tmp_path: Path) -> Non
         watched(*weighted, target_name, tmp_path / target_name / "weighted").run()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.data
 @pytest.mark.parametrize("target_name", ["qemu-m0", "qemu-m3", "qemu-m4"])
 @pytest.mark.parametrize("bits", [8, None], ids=["8", "mixed"])
