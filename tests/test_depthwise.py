@@ -104,7 +104,7 @@ def test_the_host_gives_the_references_bytes(seed: int, kinds: list[str], widths
 
 @pytest.mark.slow
 @given(seed=SEEDS, kinds=KINDS, widths=WIDTHS, band=BANDS)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_many_more_on_the_host(seed: int, kinds: list[str], widths: Sequence[int], band: int) -> None:
     _check(seed, kinds, widths, band)
 

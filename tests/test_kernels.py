@@ -136,7 +136,7 @@ def test_the_host_library_gives_the_references_bytes(
 @pytest.mark.slow
 @pytest.mark.parametrize("instruction_set", ["c", "dsp", "helium"])
 @given(seed=SEEDS, widths=st.sampled_from([None, [0, 2], [8], [1, 7], [5, 6]]))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_many_more_graphs_on_the_host(
     instruction_set: str, seed: int, widths: list[int] | None, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
