@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(ABC):
     """What both packings' have in common: ``count`` rows at once, 4 or 1, of a convolution over ``image``."""
 
     operator: Conv2D
@@ -32,41 +33,42 @@ class Rows:
     """What the names of their micro-kernels begin with."""
 
     @property
+    @abstractmethod
     def streams(self) -> list[np.ndarray]:
         """The weights that they meet, uint32 words, group by group."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def dots(self) -> set[tuple[str, int]]:
         """Which micro-kernels these need, by shape and width."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def bias(self) -> np.ndarray:
         """What the sums of weights and rows begin with; int64 [O]."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def scratch_bytes(self) -> int:
         """What they take of scratch, from its start."""
-        raise NotImplementedError
 
     def ending(self, epilogue: Epilogue) -> str:
         """What the names of their micro-kernels end with."""
         return epilogue.kind
 
+    @abstractmethod
     def begin(self, built: Kernel) -> None:
         """What is the same for all pixels."""
 
+    @abstractmethod
     def gather(self, built: Kernel, first: Expression, pixels: int, count: Expression, group: Expression) -> None:
         """Fill the rows with a group's activations under the kernel, for ``count`` of ``pixels`` from ``first``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def arguments(
         self, built: Kernel, first: Expression, group: Expression, widths: tuple[int, ...]
     ) -> list[Expression]:
         """The micro-kernel's arguments that say where the rows are, and what it needs of them for such channels."""
-        raise NotImplementedError
 
     def _source(self, built: Kernel, first: Expression, group: Expression) -> Expression:
         """Where a group's activations begin, from pixel ``first`` on."""
@@ -178,6 +180,9 @@ class ByteRows(Rows):
     def ending(self, epilogue: Epilogue) -> str:
         """See :class:`Rows`: short form or long is all the same."""
         return epilogue.clamping
+
+    def begin(self, built: Kernel) -> None:
+        """See :class:`Rows`: nothing."""
 
     def gather(self, built: Kernel, first: Expression, pixels: int, count: Expression, group: Expression) -> None:
         """See :class:`Rows`."""
