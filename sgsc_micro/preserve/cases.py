@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,58 +14,80 @@ from sgsc_micro.arrays import load_arrays, save_arrays
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_bytes
 
-_NUMBERS = {"inputs": "<f4", "labels": "<i8", "reference": "<f4"}
+_NUMBERS = {"inputs": "<f4", "labels": "<i8", "reference": "<f4", "weights": "<f4"}
+_PER_CASE = ("ids", "slices", *_NUMBERS)
+NO_LABEL = -1
+"""A position of a sequence that nothing is asked of."""
 
 
 @dataclass(frozen=True, eq=False)
 class CaseSet:
-    """N cases. A malformed one cannot be made: the constructor raises SgscError naming the field and the cases."""
+    """N cases of one decision each, or of T: a sequence's positions. A malformed set cannot be made: the constructor
+    raises SgscError naming the field and the cases."""
 
     ids: np.ndarray  # str [N], unique
     inputs: np.ndarray  # float32 [N, *shape], as the user's network takes them
-    labels: np.ndarray  # int64 [N], 0 <= label < classes
-    reference: np.ndarray  # float32 [N, classes], what the frozen reference answers
+    labels: np.ndarray  # int64 [N] or [N, T], 0 <= label < classes, NO_LABEL at positions that do not count
+    reference: np.ndarray  # float32 [N, classes] or [N, T, classes], what the frozen reference answers
     strategy: str  # how the cases were chosen, or "user"
+    slices: np.ndarray = None  # type: ignore[assignment]  # str [N], the group each case belongs to; "" where none
+    weights: np.ndarray = None  # type: ignore[assignment]  # float32 [N], how critical each case is; above 0, usually 1
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "ids", np.asarray(self.ids, dtype=np.str_))
+        if self.slices is None:
+            object.__setattr__(self, "slices", np.full(len(self.ids), ""))
+        if self.weights is None:
+            object.__setattr__(self, "weights", np.ones(len(self.ids)))
+        for field in ("ids", "slices"):
+            object.__setattr__(self, field, np.asarray(getattr(self, field), dtype=np.str_))
         for field, dtype in _NUMBERS.items():
             object.__setattr__(self, field, np.ascontiguousarray(getattr(self, field), dtype=dtype))
         count = len(self.inputs) if self.inputs.ndim else 0
         if count == 0:
             raise SgscError("inputs: the set is empty", hint="give at least one case")
-        expected = {"inputs": self.inputs.ndim >= 2, "labels": self.labels.shape == (count,)}
-        expected["reference"] = self.reference.ndim == 2 and len(self.reference) == count
-        expected["ids"] = self.ids.shape == (count,)
+        expected = {"inputs": self.inputs.ndim >= 2, "labels": self.labels.ndim in (1, 2) and len(self.labels) == count}
+        expected["reference"] = self.reference.shape[:-1] == self.labels.shape
+        expected |= {field: getattr(self, field).shape == (count,) for field in ("ids", "slices", "weights")}
         for field, fits in expected.items():
             if not fits:
                 raise SgscError(
                     f"{field}: shape {getattr(self, field).shape} does not fit {count} cases",
-                    hint="expected inputs [N, ...], labels [N], reference [N, classes], ids [N]",
+                    hint="expected inputs [N, ...], labels [N], reference [N, classes], ids, slices and weights [N]; "
+                    "for sequences labels [N, T] and reference [N, T, classes]",
                 )
         if len(np.unique(self.ids)) < count:
             names, times = np.unique(self.ids, return_counts=True)
             raise SgscError(f"ids: not unique: {_some(names[times > 1])}", hint="give every case a name of its own")
-        for field in ("inputs", "reference"):
+        for field in ("inputs", "reference", "weights"):
             finite = np.isfinite(getattr(self, field)).reshape(count, -1).all(axis=1)
             if not finite.all():
                 raise SgscError(
                     f"{field}: NaN or infinity in cases {_some(self.ids[~finite])}", hint="remove or mend them"
                 )
-        outside = (self.labels < 0) | (self.labels >= self.reference.shape[1])
+        weightless = self.weights <= 0
+        if weightless.any():
+            raise SgscError(
+                f"weights: not above 0 in cases {_some(self.ids[weightless])}", hint="leave out what does not matter"
+            )
+        classes, least = self.reference.shape[-1], NO_LABEL if self.labels.ndim == 2 else 0
+        outside = ((self.labels < least) | (self.labels >= classes)).reshape(count, -1).any(axis=1)
         if outside.any():
             raise SgscError(
-                f"labels: outside 0..{self.reference.shape[1] - 1} in cases {_some(self.ids[outside])}",
+                f"labels: outside 0..{classes - 1} in cases {_some(self.ids[outside])}",
                 hint="labels are class numbers of the network's outputs",
             )
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, rows: np.ndarray) -> CaseSet:
+        """The cases of ``rows``: numbers, or True where wanted [N]."""
+        return replace(self, **{field: getattr(self, field)[rows] for field in _PER_CASE})
+
     @property
     def content_hash(self) -> str:
         """Hex SHA-256 over every field: dtype, shape and bytes, little-endian, in a fixed order."""
-        head = {"ids": self.ids.tolist(), "strategy": self.strategy}
+        head = {"ids": self.ids.tolist(), "slices": self.slices.tolist(), "strategy": self.strategy}
         shapes = {field: [dtype, list(getattr(self, field).shape)] for field, dtype in _NUMBERS.items()}
         canonical = json.dumps({**head, **shapes}, sort_keys=True).encode()
         return sha256_bytes(canonical + b"\0" + b"".join(getattr(self, field).tobytes() for field in _NUMBERS))
@@ -75,6 +98,7 @@ def save(cases: CaseSet, path: Path) -> None:
     numbers = {field: getattr(cases, field) for field in _NUMBERS}
     head = {
         "ids": cases.ids,
+        "slices": cases.slices,
         "strategy": np.asarray(cases.strategy),
         "content_hash": np.asarray(cases.content_hash),
     }
@@ -83,10 +107,9 @@ def save(cases: CaseSet, path: Path) -> None:
 
 def load(path: Path) -> CaseSet:
     """Read a set written by ``save``; SgscError names the file and the field where it is not whole."""
-    arrays = _arrays(path, ("ids", "inputs", "labels", "reference", "strategy", "content_hash"))
-    cases = _case_set(
-        path, arrays["ids"], arrays["inputs"], arrays["labels"], arrays["reference"], str(arrays["strategy"])
-    )
+    arrays = _arrays(path, (*_PER_CASE, "strategy", "content_hash"))
+    fields = {field: arrays[field] for field in _PER_CASE}
+    cases = _case_set(path, strategy=str(arrays["strategy"]), **fields)
     if cases.content_hash != str(arrays["content_hash"]):
         raise SgscError(
             f"{path}: content_hash: does not match the contents", hint="the file was altered; build it again"
@@ -97,6 +120,7 @@ def load(path: Path) -> CaseSet:
 def load_user_cases(path: Path, shape: tuple[int, ...], reference: Callable[[np.ndarray], np.ndarray]) -> CaseSet:
     """Read a user's own .npz of ``inputs`` [N, *shape] and ``labels`` [N], and ask the reference for its outputs.
 
+    ``slices`` and ``weights`` [N] are taken where the file has them.
     ``reference`` maps float32 [N, *shape] to float32 [N, classes].
     """
     arrays = _arrays(path, ("inputs", "labels"))
@@ -109,28 +133,30 @@ def load_user_cases(path: Path, shape: tuple[int, ...], reference: Callable[[np.
         raise SgscError(f"{path}: labels: {labels.dtype}", hint="labels are class numbers, integers")
     ids = np.array([f"cases/{path.stem}/{number}" for number in range(len(inputs))])
     inputs = inputs.astype(np.float32)
-    return _case_set(path, ids, inputs, labels, reference(inputs), "user")
+    optional = {field: arrays[field] for field in ("slices", "weights") if field in arrays}
+    answers = reference(inputs)
+    return _case_set(path, ids=ids, inputs=inputs, labels=labels, reference=answers, strategy="user", **optional)
 
 
 def merge(sets: list[CaseSet]) -> CaseSet:
     """One set out of several; the strategies' names are joined. SgscError where there is none, or ids are doubled."""
     if not sets:
         raise SgscError("preserve: no cases: size is 0 and no file is named", hint="set size or cases in [preserve]")
-    arrays = {field: np.concatenate([getattr(part, field) for part in sets]) for field in ("ids", *_NUMBERS)}
+    arrays = {field: np.concatenate([getattr(part, field) for part in sets]) for field in _PER_CASE}
     return CaseSet(**arrays, strategy=" + ".join(part.strategy for part in sets))
 
 
 def _arrays(path: Path, fields: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named arrays of an .npz, without pickle."""
+    """The arrays of an .npz, without pickle; the named ones must be there."""
     arrays = load_arrays(path, hint="write it with numpy.savez")
     if missing := [field for field in fields if field not in arrays]:
         raise SgscError(f"{path}: {', '.join(missing)}: missing", hint=f"the file needs {', '.join(fields)}")
-    return {field: arrays[field] for field in fields}
+    return arrays
 
 
-def _case_set(path: Path, *fields: np.ndarray | str) -> CaseSet:
+def _case_set(path: Path, **fields: Any) -> CaseSet:
     try:
-        return CaseSet(*fields)  # type: ignore[arg-type]
+        return CaseSet(**fields)
     except SgscError as error:
         raise SgscError(f"{path}: {error.message}", hint=error.hint) from error
 

@@ -96,7 +96,7 @@ def choose(
         rankings.append(members[np.fromiter(islice(ranked, size), dtype=np.int64)].tolist())
     in_turn = (row for round_ in zip_longest(*rankings) for row in round_ if row is not None)
     rows = np.sort(np.fromiter(islice(in_turn, size), dtype=np.int64))
-    return CaseSet(ids[rows], pool.inputs[rows], pool.labels[rows], pool.reference[rows], strategy)
+    return pool.subset(rows)
 
 
 _APART = (("P", "C"), ("P", "T"), ("C", "T"), ("C", "train"), ("T", "train"), ("C", "C"), ("T", "T"))
