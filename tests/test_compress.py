@@ -12,11 +12,9 @@ from torch import nn
 
 from sgsc_micro import importers, reference
 from sgsc_micro.codegen import stored_bytes
-from sgsc_micro.compress import (
-    check_supported,
-)
+from sgsc_micro.compress import check_supported, size
 from sgsc_micro.compress.graph import canonical, layers_of
-from sgsc_micro.compress.network import CHANNEL_OVERHEAD_BITS, QuantisedNetwork, calibrated
+from sgsc_micro.compress.network import QuantisedNetwork, calibrated
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
 from sgsc_micro.errors import SgscError
 from sgsc_micro.passes import optimise
@@ -265,11 +263,13 @@ def test_size_is_the_sum_that_a_person_gets(task: Any) -> None:
     set_bits(network, "conv", [0.0, 0.5, 2.0, 8.0])
     set_bits(network, "depthwise", [3.0, 3.0, 0.0, 4.0])
     set_bits(network, "dense", [2.0, 4.0, 6.0])
-    conv = 9 * 10.5 + CHANNEL_OVERHEAD_BITS * 2.5
-    # depthwise reads one channel each, 0 and 1/2 of the first two are there, and so of its own
-    depthwise = 9 * (3 * 0 + 3 * 0.5 + 0 + 4 * 1) + CHANNEL_OVERHEAD_BITS * (0 + 0.5 + 0 + 1)
-    dense = 9 * (0 + 0.5 + 1 + 1) * 12 + CHANNEL_OVERHEAD_BITS * 3  # the sum lives where either summand does
-    assert network.size_bits().item() == pytest.approx(conv + depthwise + dense)
+    # words of 32 bits, and 32 bits of bias and shift; half a bit costs half of what one does
+    conv = 0.5 * (32 + 32) + (32 + 32) + (3 * 32 + 32)
+    # depthwise is a stream of bits; it reads one channel each, 0 and 1/2 of the first two are there, and so of its own
+    depthwise = 0.5 * (4 + 9 * 3 + 32) + (4 + 9 * 4 + 32)
+    dense = (3 * 32 + 32) + (5 * 32 + 32) + (8 * 32 + 32)  # 36 taps; 6 bits lie as 4 and 2
+    dense *= (0 + 0.5 + 1 + 1) / 4  # the sum lives where either summand does
+    assert size.cost(network).item() == pytest.approx(conv + depthwise + dense)
 
 
 def test_the_exported_integers_are_what_was_trained(task: Any) -> None:

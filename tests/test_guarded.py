@@ -73,12 +73,12 @@ def test_a_destructive_step_is_rejected_and_nothing_of_it_stays(
 ) -> None:
     honest, starts = training.train, []
 
-    def planted(network: QuantisedNetwork, float_network: Any, x: Any, y: Any, proposal: Proposal, config: Any) -> None:
+    def planted(network: QuantisedNetwork, lessons: Any, proposal: Proposal, config: Any) -> None:
         starts.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
         if proposal.step == 1:
             network.layers["dense"].weight.data[1].neg_()  # class 1 is lost, the others stay
         else:
-            honest(network, float_network, x, y, proposal, config)
+            honest(network, lessons, proposal, config)
 
     monkeypatch.setattr(training, "train", planted)
     result = run(task, tmp_path)
@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         if moment == "in training":
-            patch.setattr(training, "train", lambda *args: die() if args[4].step == 2 else honest(*args))
+            patch.setattr(training, "train", lambda *args: die() if args[2].step == 2 else honest(*args))
         else:
             syncs = iter([lambda file: None, lambda file: None, die])  # one a line; the third is that of step 2
             patch.setattr(journal, "os", SimpleNamespace(fsync=lambda file: next(syncs)(file)))

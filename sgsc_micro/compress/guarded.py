@@ -21,7 +21,7 @@ from sgsc_micro.compress.graph import canonical
 from sgsc_micro.compress.journal import Journal, Line
 from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.network import QuantisedNetwork, calibrated
-from sgsc_micro.compress.training import Proposal
+from sgsc_micro.compress.training import Augment, Lessons, Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_bytes
 from sgsc_micro.preserve import CaseSet, Verdict
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke P
 PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
 RESCUES = 3  # trainings at 8 bits before P counts as impossible
+CALIBRATED = 4096  # inputs that the ranges of activations are taken from
 BLAME = 0.5  # the channels that did so much of the harm get a floor
 
 
@@ -53,9 +54,7 @@ class CompressionResult:
 class SelfCompression:
     """Learned bits as a method of the guarded loop: the states are networks under training."""
 
-    reference: Callable[[torch.Tensor], torch.Tensor]
-    inputs: torch.Tensor
-    labels: torch.Tensor
+    lessons: Lessons
     cases: CaseSet
     config: CompressionConfig
     start: QuantisedNetwork
@@ -73,7 +72,7 @@ class SelfCompression:
         """A copy, trained: what was accepted is never touched, and to restore it is to let go."""
         candidate = copy.deepcopy(accepted)
         if proposal.step > 0:
-            training.train(candidate, self.reference, self.inputs, self.labels, proposal, self.config)
+            training.train(candidate, self.lessons, proposal, self.config)
         return candidate
 
     def export(self, state: QuantisedNetwork) -> tvm.IRModule:
@@ -107,11 +106,13 @@ def compress(
     config: CompressionConfig | None = None,
     policy: Policy | None = None,
     progress: Callable[[Line], None] = lambda line: None,
+    augment: Augment | None = None,
 ) -> CompressionResult:
     """Learn how few bits every channel needs, never accepting a step that breaks ``preserve``.
 
     inputs float32 [N, *shape], labels int64 [N]: the training side; the preserved cases are added to it.
-    ``stored_bytes`` counts what a module takes in flash; ``progress`` gets every line of the journal in ``workdir``.
+    ``stored_bytes`` counts what a module takes in flash; ``progress`` gets every line of the journal in ``workdir``;
+    ``augment`` makes a batch look otherwise, for training alone.
     Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
 
     Raises SgscError naming layers that cannot be lowered, NaN, the cases that even 8 bits break, or a journal of
@@ -121,10 +122,10 @@ def compress(
     if isinstance(network, nn.Module):
         network = torch.export.export(network.eval(), (torch.from_numpy(inputs[:1]),))
     float_network = canonical(network)
-    x, y = _training_side(inputs, labels, preserve)
-    start = calibrated(float_network, x)
-    journal = Journal(workdir, _identity(start, x, y, preserve, config, policy))
-    method = SelfCompression(float_network, x, y, preserve, config, start)
+    lessons = _lessons(float_network, inputs, labels, preserve, augment)
+    start = calibrated(float_network, lessons.inputs[:CALIBRATED])
+    journal = Journal(workdir, _identity(start, lessons, preserve, config, policy))
+    method = SelfCompression(lessons, preserve, config, start)
     accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
     program = accepted.export(preserve.inputs.shape[1:])
     start_bytes = next(line["bytes"] for line in journal.lines)
@@ -199,8 +200,10 @@ def raised_floors(
     return raised
 
 
-def _training_side(inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tensors of the training side and the preserved cases, which the guard may train on (and so weigh double)."""
+def _lessons(
+    reference: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet, augment: Augment | None
+) -> Lessons:
+    """The training side and the preserved cases, which the guard may train on, with their weights."""
     if inputs.shape[1:] != preserve.inputs.shape[1:] or labels.shape != inputs.shape[:1]:
         raise SgscError(
             f"compress: training inputs {inputs.shape} and labels {labels.shape} beside cases {preserve.inputs.shape}",
@@ -211,16 +214,12 @@ def _training_side(inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet) ->
         raise SgscError(f"compress: NaN or infinity in training rows {rows[:5].tolist()}", hint="clean the data first")
     x = np.concatenate([inputs, preserve.inputs]).astype(np.float32)
     y = np.concatenate([labels, preserve.labels]).astype(np.int64)
-    return torch.from_numpy(x), torch.from_numpy(y)
+    weights = np.concatenate([np.ones(len(labels)), preserve.weights]).astype(np.float32)
+    return Lessons(reference, torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(weights), augment)
 
 
 def _identity(
-    network: QuantisedNetwork,
-    x: torch.Tensor,
-    y: torch.Tensor,
-    preserve: CaseSet,
-    config: CompressionConfig,
-    policy: Policy,
+    network: QuantisedNetwork, lessons: Lessons, preserve: CaseSet, config: CompressionConfig, policy: Policy
 ) -> Line:
     """What must be the same for a journal to go on."""
 
@@ -229,7 +228,7 @@ def _identity(
 
     return {
         "network": digest(list(network.state_dict().values())),
-        "training": digest([x, y]),
+        "training": digest([lessons.inputs, lessons.labels, lessons.weights]),
         "preserve": preserve.content_hash,
         "config": config.model_dump(),
         "policy": policy.model_dump(),

@@ -1,4 +1,4 @@
-"""The network under compression: quantisers at every activation and weight, its size, and its export in integers."""
+"""The network under compression: quantisers at every activation and weight, and its export in integers."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 
-from sgsc_micro.compress.graph import ACTIVATIONS, ADD, FLATTEN, VALUE_PRESERVING, Layer
+from sgsc_micro.compress.graph import ACTIVATIONS, VALUE_PRESERVING, Layer
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
 from sgsc_micro.errors import SgscError
 from sgsc_micro.storage import width_of
 
 BIAS_BITS = 24  # of a bias at its accumulator's scale, at most: the rest of int32 is the weights' and the shift's
 NARROWEST = 2.0**-16  # range of an activation, of what its accumulator could reach: finer, and int32 would overflow
-CHANNEL_OVERHEAD_BITS = 64  # bias, multiplier, shift and width of a channel that is stored
 quantized = torch.ops.quantized_decomposed
 
 
@@ -31,6 +30,16 @@ class QuantisedLayer(Layer):
         """x float32 [N, in, ...] to [N, C, ...], with quantised weights."""
         return self.function(x, self.quantiser(self.weight), self.bias, *self.rest)
 
+    @property
+    def taps(self) -> int:
+        """Weights of one output channel."""
+        return int(self.weight[0].numel())
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Whether every output channel reads one input channel, each another."""
+        return self.groups > 1 and self.groups == len(self.weight) and self.weight.shape[1] == 1
+
     def is_finite(self) -> bool:
         """Whether training left numbers."""
         return all(bool(parameter.isfinite().all()) for parameter in self.parameters())
@@ -44,7 +53,7 @@ class QuantisedLayer(Layer):
 class QuantisedNetwork(nn.Module):
     """The canonical float network with a quantiser on every layer's weights and after every activation.
 
-    Attached by ``calibrated``; trained as any module; ``size_bits`` is differentiable, ``export`` is exact.
+    Attached by ``calibrated``; trained as any module; ``size.cost`` is differentiable, ``export`` is exact.
     """
 
     def __init__(self, network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
@@ -65,26 +74,6 @@ class QuantisedNetwork(nn.Module):
     def widths(self) -> dict[str, list[int]]:
         """Layer to the width of every output channel: what its integers need."""
         return {name: width_of(layer.integers().numpy()).tolist() for name, layer in self.layers.items()}
-
-    def size_bits(self) -> torch.Tensor:
-        """Differentiable size: per layer sum_c (b_c taps_c + overhead min(b_c, 1)), where the taps that read a channel
-        at zero bits are not counted (2301.13142, eq. 5). Scalar, bits."""
-        live: dict[fx.Node, torch.Tensor] = {}  # share of each channel that is there, [channels]
-        size = torch.zeros(())
-        for node in self.network.graph.nodes:
-            sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
-            if node.op == "placeholder":
-                live[node] = torch.ones(node.meta["val"].shape[1])
-            elif node.op == "call_module" and isinstance(layer := self.network.get_submodule(node.target), Layer):
-                bits, live[node] = _layer_size(self.layers[layer.name], sources[0])
-                size = size + bits
-            elif node.target == ADD:
-                live[node] = torch.maximum(*sources)
-            elif node.target == FLATTEN:
-                live[node] = sources[0].repeat_interleave(node.meta["val"].shape[1] // len(sources[0]))
-            elif node.op != "output":
-                live[node] = sources[0]
-        return size
 
     def export(self, shape: tuple[int, ...]) -> torch.export.ExportedProgram:
         """The network in integers for one input of ``shape``: quantized_decomposed operators over int8 and int32.
@@ -210,14 +199,3 @@ def _insert_activation_quantisers(network: fx.GraphModule, ranges: dict[fx.Node,
 def _is_fused(node: fx.Node) -> bool:
     """Whether the node's value is only the input of the relu that belongs to it."""
     return len(node.users) == 1 and next(iter(node.users)).target in ACTIVATIONS
-
-
-def _layer_size(layer: QuantisedLayer, live: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bits of a layer whose input channels are ``live`` [in], and which of its output channels are, [C]."""
-    bits = layer.quantiser.bits  # [C]
-    group = live.view(layer.groups, -1)  # [groups, in per group]
-    kernel = layer.weight[0, 0].numel()
-    channels = len(bits) // layer.groups
-    taps = (kernel * group.sum(1)).repeat_interleave(channels)  # [C]
-    there = torch.minimum(bits.clamp(max=1), group.amax(1).repeat_interleave(channels))  # [C]
-    return (bits * taps + CHANNEL_OVERHEAD_BITS * there).sum(), there

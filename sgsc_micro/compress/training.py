@@ -8,11 +8,32 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional as F
 
+from sgsc_micro.compress import size
 from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.quantisers import ActivationQuantiser
+from sgsc_micro.preserve import NO_LABEL
 from sgsc_micro.project import CompressionConfig
 
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
+
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+"""A batch of inputs [B, *shape] to another look of the same, drawn with the generator."""
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What a network is trained on, and who teaches it."""
+
+    reference: Callable[[torch.Tensor], torch.Tensor]
+    inputs: torch.Tensor  # float32 [N, *shape]
+    labels: torch.Tensor  # int64 [N], or [N, T] of a sequence's positions
+    weights: torch.Tensor  # float32 [N], how much each counts
+    augment: Augment | None = None
+
+    @property
+    def are_sequences(self) -> bool:
+        """Whether a case is several decisions; its inputs are tokens, which cannot be mixed."""
+        return self.labels.dim() == 2
 
 
 @dataclass(frozen=True)
@@ -23,50 +44,65 @@ class Proposal:
     phase: str  # start: at 8 bits; press: bits and ranges move; settle: they stand still
     gamma: float
     floors: dict[str, torch.Tensor]  # layer -> width [C] below which no channel may go
+    goal: float = 0.0  # share of the size at 8 bits below which nothing is gained
 
 
-def train(
-    network: QuantisedNetwork,
-    reference: Callable[[torch.Tensor], torch.Tensor],
-    inputs: torch.Tensor,
-    labels: torch.Tensor,
-    proposal: Proposal,
-    config: CompressionConfig,
-) -> None:
-    """Train ``network`` in place on inputs [N, *shape] and labels [N]; the same arguments give the same weights.
-
-    Inputs are mixed in pairs (1710.09412): the reference answers for what no label exists, so it teaches more than the
-    training set holds.
-    """
+def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, config: CompressionConfig) -> None:
+    """Train ``network`` in place; the same arguments give the same weights."""
     generator = torch.Generator().manual_seed(config.seed * 10_007 + proposal.step)
     optimizer = torch.optim.Adam(_groups(network, config))
-    batches = -(-len(labels) // config.batch)
+    batches = -(-len(lessons.labels) // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches)
     quantisers = {name: layer.quantiser for name, layer in network.layers.items()}
     for name, quantiser in quantisers.items():
         quantiser.project(proposal.floors[name])
-    full_size = 8 * sum(layer.weight.numel() for layer in network.layers.values())
+    full_size = size.at_eight_bits(network)
     for epoch in range(config.epochs):
+        moving = proposal.phase == "press" and epoch < MOVING * config.epochs
         for quantiser in quantisers.values():
-            quantiser.requires_grad_(proposal.phase == "press" and epoch < MOVING * config.epochs)
-        for rows in torch.randperm(len(labels), generator=generator).split(config.batch):
-            partners = rows[torch.randperm(len(rows), generator=generator)]
-            share = 1 - torch.rand(len(rows), generator=generator) / 2  # [B], 0.5 to 1
-            view = share.view(-1, *[1] * (inputs.dim() - 1))
-            mixed = view * inputs[rows] + (1 - view) * inputs[partners]  # [B, *shape]
-            with torch.no_grad():
-                taught = reference(mixed).softmax(1)  # [B, classes]
-            logits = network(mixed)  # [B, classes]
-            one_hot = F.one_hot(labels, logits.shape[1]).float()
-            wanted = share[:, None] * one_hot[rows] + (1 - share[:, None]) * one_hot[partners]  # [B, classes]
-            target = config.distillation * taught + (1 - config.distillation) * wanted
-            loss = F.cross_entropy(logits, target) + proposal.gamma * network.size_bits() / full_size
+            quantiser.requires_grad_(moving)
+        for rows in torch.randperm(len(lessons.labels), generator=generator).split(config.batch):
+            loss = _task_loss(network, lessons, rows, config.distillation, generator)
+            if moving:
+                loss = loss + proposal.gamma * (size.cost(network) / full_size - proposal.goal).clamp(min=0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            for name, quantiser in quantisers.items():
-                quantiser.project(proposal.floors[name])
+            if moving:
+                for name, quantiser in quantisers.items():
+                    quantiser.project(proposal.floors[name])
+
+
+def _task_loss(
+    network: QuantisedNetwork, lessons: Lessons, rows: torch.Tensor, distillation: float, generator: torch.Generator
+) -> torch.Tensor:
+    """Cross-entropy with what the labels say and what the reference says, over a batch.
+
+    Images are mixed in pairs (1710.09412): the reference answers for what no label exists, so it teaches more than the
+    training set holds.
+    """
+    inputs, labels = lessons.inputs[rows], lessons.labels[rows]
+    if lessons.augment:
+        inputs = lessons.augment(inputs, generator)
+    partners = torch.arange(len(rows))
+    share = torch.ones(len(rows))  # [B]
+    if not lessons.are_sequences:
+        partners = torch.randperm(len(rows), generator=generator)
+        share = 1 - torch.rand(len(rows), generator=generator) / 2  # 0.5 to 1
+        view = share.view(-1, *[1] * (inputs.dim() - 1))
+        inputs = view * inputs + (1 - view) * inputs[partners]  # [B, *shape]
+    with torch.no_grad():
+        taught = lessons.reference(inputs).float().softmax(-1)  # [B, (T,) classes]
+    logits = network(inputs).float()
+    counted = labels != NO_LABEL  # [B] or [B, T]
+    known = F.one_hot(labels.clamp(min=0), logits.shape[-1]).float()  # [B, (T,) classes]
+    if not lessons.are_sequences:
+        known = share[:, None] * known + (1 - share[:, None]) * known[partners]
+    target = distillation * taught + (1 - distillation) * known
+    losses = -(target * logits.log_softmax(-1)).sum(-1)  # [B] or [B, T]
+    weights = lessons.weights[rows].view(-1, *[1] * (labels.dim() - 1)) * counted
+    return (losses * weights).sum() / weights.sum()
 
 
 def _groups(network: QuantisedNetwork, config: CompressionConfig) -> list[dict[str, object]]:
