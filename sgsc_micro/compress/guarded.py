@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from sgsc_micro import importers
-from sgsc_micro.compress import loop, training
+from sgsc_micro.compress import loop, size, training
 from sgsc_micro.compress.graph import canonical
 from sgsc_micro.compress.journal import Journal, Line
 from sgsc_micro.compress.loop import Raised
@@ -35,6 +35,7 @@ PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke 
 PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
 RESCUES = 3  # trainings at 8 bits before P counts as impossible
 CALIBRATED = 4096  # inputs that the ranges of activations are taken from
+BELOW = 0.98  # of a budget is aimed at
 BLAME = 0.5  # the channels that did so much of the harm get a floor
 
 
@@ -58,10 +59,11 @@ class SelfCompression:
     cases: CaseSet
     config: CompressionConfig
     start: QuantisedNetwork
+    budget: int | None
 
     def propose(self, lines: list[Line], accepted: QuantisedNetwork) -> Proposal | None:
         """See :func:`next_proposal`."""
-        return next_proposal(lines, accepted, self.config)
+        return next_proposal(lines, accepted, self.config, self.budget)
 
     def settings(self, proposal: Proposal) -> Line:
         """What it pressed with, and what decides the rest."""
@@ -107,16 +109,18 @@ def compress(
     policy: Policy | None = None,
     progress: Callable[[Line], None] = lambda line: None,
     augment: Augment | None = None,
+    budget: int | None = None,
 ) -> CompressionResult:
     """Learn how few bits every channel needs, never accepting a step that breaks ``preserve``.
 
     inputs float32 [N, *shape], labels int64 [N]: the training side; the preserved cases are added to it.
     ``stored_bytes`` counts what a module takes in flash; ``progress`` gets every line of the journal in ``workdir``;
-    ``augment`` makes a batch look otherwise, for training alone.
+    ``augment`` makes a batch look otherwise, for training alone; ``budget`` bytes are enough: what the guard would
+    allow beyond them is left.
     Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
 
-    Raises SgscError naming layers that cannot be lowered, NaN, the cases that even 8 bits break, or a journal of
-    another run.
+    Raises SgscError naming layers that cannot be lowered, NaN, the cases that even 8 bits break, a budget that was not
+    met, or a journal of another run; the last accepted network stays in ``workdir``.
     """
     config, policy = config or CompressionConfig(), policy or Policy()
     if isinstance(network, nn.Module):
@@ -124,15 +128,22 @@ def compress(
     float_network = canonical(network)
     lessons = _lessons(float_network, inputs, labels, preserve, augment)
     start = calibrated(float_network, lessons.inputs[:CALIBRATED])
-    journal = Journal(workdir, _identity(start, lessons, preserve, config, policy))
-    method = SelfCompression(lessons, preserve, config, start)
+    journal = Journal(workdir, _identity(start, lessons, preserve, config, policy, budget))
+    method = SelfCompression(lessons, preserve, config, start, budget)
     accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
+    if budget is not None and found.stored_bytes > budget:
+        raise SgscError(
+            f"compress: {found.stored_bytes:,} bytes are accepted, {budget:,} were wanted",
+            hint="more steps or epochs, a larger budget, or a policy that allows more",
+        )
     program = accepted.export(preserve.inputs.shape[1:])
     start_bytes = next(line["bytes"] for line in journal.lines)
     return CompressionResult(program, found.module, accepted.widths(), found.stored_bytes, start_bytes, journal.path)
 
 
-def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: CompressionConfig) -> Proposal | None:
+def next_proposal(
+    lines: list[Line], accepted: QuantisedNetwork, config: CompressionConfig, budget: int | None = None
+) -> Proposal | None:
     """What to try after these journal lines, or None at the end; a resumed run goes the same way.
 
     Raises SgscError naming the cases where P cannot be held even at 8 bits.
@@ -155,9 +166,22 @@ def next_proposal(lines: list[Line], accepted: QuantisedNetwork, config: Compres
         if step > RESCUES:
             raise loop.impossible(lines)
         return Proposal(step, loop.START, 0.0, floors)
-    if pressed < config.steps and idle < PATIENCE:
-        return Proposal(step, loop.PRESS, gamma, floors)
+    goal = 0.0
+    if budget is not None:
+        goal = _goal(accepted, next(line["bytes"] for line in reversed(lines) if line["accepted"]), budget)
+    if pressed < config.steps and idle < PATIENCE and (budget is None or goal > 0):
+        return Proposal(step, loop.PRESS, gamma, floors, goal)
     return Proposal(step, "settle", 0.0, floors) if settled < config.settle else None
+
+
+def _goal(accepted: QuantisedNetwork, stored_bytes: int, budget: int) -> float:
+    """The budget as the size model counts it, a share of the size at 8 bits; a little less, so that it is met; 0 where
+    it is."""
+    if stored_bytes <= budget:
+        return 0.0
+    with torch.no_grad():
+        share = float(size.cost(accepted)) / size.at_eight_bits(accepted)
+    return BELOW * share * budget / stored_bytes
 
 
 def raised_floors(
@@ -219,7 +243,12 @@ def _lessons(
 
 
 def _identity(
-    network: QuantisedNetwork, lessons: Lessons, preserve: CaseSet, config: CompressionConfig, policy: Policy
+    network: QuantisedNetwork,
+    lessons: Lessons,
+    preserve: CaseSet,
+    config: CompressionConfig,
+    policy: Policy,
+    budget: int | None,
 ) -> Line:
     """What must be the same for a journal to go on."""
 
@@ -232,4 +261,5 @@ def _identity(
         "preserve": preserve.content_hash,
         "config": config.model_dump(),
         "policy": policy.model_dump(),
+        "budget": budget,
     }

@@ -1,0 +1,1 @@
+"""Compression, task by task: ``python -m benchmarks.compression --task mnist``."""

@@ -1,0 +1,171 @@
+"""What every task measures, the same way: rows of method, value, bytes, flips, bound, minutes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tvm
+from rich.console import Console
+from torch import nn
+
+from benchmarks.compression.data import Part, Splits
+from sgsc_micro import importers, preserve, reference
+from sgsc_micro.codegen import stored_bytes
+from sgsc_micro.compress import compress, training
+from sgsc_micro.compress.graph import canonical
+from sgsc_micro.compress.network import calibrated
+from sgsc_micro.compress.training import Augment, Lessons, Proposal
+from sgsc_micro.passes import optimise
+from sgsc_micro.preserve import CaseSet
+from sgsc_micro.project import CompressionConfig, Policy
+
+CONFIDENCE = 0.95
+console = Console(highlight=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One network. ``value`` is the metric on T, ``bytes`` what is stored; flips are negative ones."""
+
+    task: str
+    method: str
+    metric: str
+    value: float
+    bytes: int
+    flips_P: int
+    flips_T: int
+    bound: float
+    minutes: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """A float network, its data, and what becomes of it."""
+
+    name: str
+    metric: str  # "accuracy" or "loss"
+    splits: Splits
+    network: nn.Module  # trained
+    float_minutes: float
+    preserved: int
+    config: CompressionConfig
+    policy: Policy
+    budgets: tuple[int, ...]  # bytes that a guarded run stops at, each a run
+    unguarded: int  # the budget of the run without a guard
+    augment: Augment | None = None
+
+
+def rows_of(task: Task, folder: Path) -> list[Row]:
+    """Every method on one task; journals and checkpoints stay in ``folder``."""
+    program = torch.export.export(task.network.eval(), (torch.from_numpy(task.splits.train.inputs[:1]),))
+    bench = _Bench(task, program, folder)
+    rows = [bench.float_row()]
+    for bits in (8, 4):
+        rows.append(bench.uniform_row(bits))
+    free = Policy(max_flips=task.preserved)
+    rows.append(bench.learned_row("self-compression, unguarded", free, task.unguarded))
+    rows += [bench.learned_row("guarded", task.policy, budget) for budget in task.budgets]
+    return rows
+
+
+class _Bench:
+    """A task's sets, and its rows one by one."""
+
+    def __init__(self, task: Task, program: torch.export.ExportedProgram, folder: Path) -> None:
+        self.task, self.program, self.folder = task, program, folder
+        self.float_network = canonical(program)
+        train = task.splits.train
+        everything = self._cases("train", train)
+        chosen = preserve.choose(everything.inputs, everything.labels, everything.reference, task.preserved)
+        self.P = chosen
+        self.C, self.T = self._cases("calibration", task.splits.calibration), self._cases("test", task.splits.test)
+        self.free = train.rows(~np.isin(everything.ids, chosen.ids))
+
+    def float_row(self) -> Row:
+        """The reference itself."""
+        count = sum(parameter.numel() for parameter in self.task.network.parameters())
+        return self._row("float", self.T.reference, 4 * count, 0, 0, 0.0, self.task.float_minutes)
+
+    def uniform_row(self, bits: int) -> Row:
+        """Every weight at so many bits, trained as long as the learned ones are, without a guard."""
+        began, config = time.monotonic(), self.task.config
+        inputs, labels = (np.concatenate(pair) for pair in zip(self._pair(self.free), self._pair(self.P), strict=True))
+        lessons = Lessons(
+            self.float_network,
+            torch.from_numpy(inputs),
+            torch.from_numpy(labels),
+            torch.ones(len(labels)),
+            self.task.augment,
+        )
+        network = calibrated(self.float_network, lessons.inputs[:4096])
+        for layer in network.layers.values():
+            layer.quantiser.bits.data.fill_(bits)
+        floors = {name: torch.full((len(layer.bias),), float(bits)) for name, layer in network.layers.items()}
+        for step in range(config.steps // 2 + config.settle):
+            training.train(network, lessons, Proposal(step, "settle", 0.0, floors), config)
+            console.log(f"{self.task.name}, {bits} bits: step {step}")
+        module = importers.from_torch(network.export(inputs.shape[1:]))
+        return self._compressed(f"int{bits}", module, stored_bytes(optimise(module)), began)
+
+    def learned_row(self, method: str, policy: Policy, budget: int) -> Row:
+        """Learned bits, pressed until ``budget`` bytes are stored."""
+        began = time.monotonic()
+        result = compress(
+            self.program,
+            *self._pair(self.free),
+            self.P,
+            lambda module: stored_bytes(optimise(module)),
+            self.folder / f"{self.task.name}-{method.replace(', ', '-')}-{budget}",
+            self.task.config,
+            policy,
+            lambda line: console.log(f"{self.task.name}, {method} {budget}: {_short(line)}"),
+            self.task.augment,
+            budget,
+        )
+        return self._compressed(f"{method}, {budget / 1000:g} kB", result.module, result.stored_bytes, began)
+
+    def _compressed(self, method: str, module: tvm.IRModule, size: int, began: float) -> Row:
+        """In exact integers over all three sets."""
+        flips = {}
+        outputs = {name: reference.run(module, getattr(self, name).inputs) for name in "PCT"}
+        for name, found in outputs.items():
+            flips[name] = len(preserve.judge(getattr(self, name), found).flips)
+        bound = preserve.upper_bound(flips["C"], len(self.C), CONFIDENCE)
+        minutes = (time.monotonic() - began) / 60
+        return self._row(method, outputs["T"], size, flips["P"], flips["T"], bound, minutes)
+
+    def _row(self, method: str, on_test: np.ndarray, size: int, p: int, t: int, bound: float, minutes: float) -> Row:
+        value = metric(self.task.metric, on_test, self.T.labels)
+        row = Row(self.task.name, method, self.task.metric, value, size, p, t, bound, minutes, self.task.config.seed)
+        console.log(asdict(row))
+        return row
+
+    def _cases(self, name: str, part: Part) -> CaseSet:
+        ids = np.array([f"{name}/{number}" for number in range(len(part.labels))])
+        with torch.no_grad():
+            batches = torch.from_numpy(part.inputs).split(512)
+            answers = torch.cat([self.float_network(batch) for batch in batches]).float().numpy()
+        return CaseSet(ids, part.inputs, part.labels, answers, "all")
+
+    @staticmethod
+    def _pair(part: Part | CaseSet) -> tuple[np.ndarray, np.ndarray]:
+        return part.inputs, part.labels
+
+
+def metric(name: str, outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy, or mean cross-entropy in nats, of outputs [N, ..., classes] for labels [N, ...]."""
+    if name == "accuracy":
+        return float((outputs.argmax(-1) == labels).mean())
+    shifted = outputs - outputs.max(-1, keepdims=True)
+    logs = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+    return float(-np.take_along_axis(logs, labels[..., None], -1).mean())
+
+
+def _short(line: dict[str, object]) -> str:
+    keys = ("step", "phase", "accepted", "reason", "bytes", "seconds")
+    return " ".join(f"{key} {line[key]}" for key in keys if line[key] != "")
