@@ -100,6 +100,7 @@ class _Bench:
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
             torch.ones(len(labels)),
+            0,
             self.task.augment,
         )
         network = calibrated(self.float_network, lessons.inputs[:4096])

@@ -33,8 +33,8 @@ class DigitNetwork(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, 1, 28, 28] to logits [N, 10]."""
         for number, layer in enumerate(self.layers):
-            x = F.relu(layer(x))  # [N, C, 28, 28], after two [14, 14], after four [7, 7]
-            if number in (1, 3):
+            x = F.relu(layer(x))  # [N, C, 28, 28], after one [14, 14], after three [7, 7]
+            if number in (0, 2):
                 x = F.max_pool2d(x, 2)
         return self.head(x.mean((2, 3)))
 

@@ -35,6 +35,7 @@ PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke 
 PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
 RESCUES = 3  # trainings at 8 bits before P counts as impossible
 CALIBRATED = 4096  # inputs that the ranges of activations are taken from
+PRESERVED = 0.1  # of the loss is the preserved cases', at least
 BELOW = 0.98  # of a budget is aimed at
 BLAME = 0.5  # the channels that did so much of the harm get a floor
 
@@ -227,7 +228,7 @@ def raised_floors(
 def _lessons(
     reference: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet, augment: Augment | None
 ) -> Lessons:
-    """The training side and the preserved cases, which the guard may train on, with their weights."""
+    """The training side and the preserved cases, trained on as well; they count for ``PRESERVED`` of it."""
     if inputs.shape[1:] != preserve.inputs.shape[1:] or labels.shape != inputs.shape[:1]:
         raise SgscError(
             f"compress: training inputs {inputs.shape} and labels {labels.shape} beside cases {preserve.inputs.shape}",
@@ -238,8 +239,10 @@ def _lessons(
         raise SgscError(f"compress: NaN or infinity in training rows {rows[:5].tolist()}", hint="clean the data first")
     x = np.concatenate([inputs, preserve.inputs]).astype(np.float32)
     y = np.concatenate([labels, preserve.labels]).astype(np.int64)
-    weights = np.concatenate([np.ones(len(labels)), preserve.weights]).astype(np.float32)
-    return Lessons(reference, torch.from_numpy(x), torch.from_numpy(y), torch.from_numpy(weights), augment)
+    heavier = max(1.0, PRESERVED * len(labels) / float(preserve.weights.sum()))
+    weights = np.concatenate([np.ones(len(labels)), heavier * preserve.weights]).astype(np.float32)
+    tensors = map(torch.from_numpy, (x, y, weights))
+    return Lessons(reference, *tensors, len(preserve), augment)  # type: ignore[call-arg]
 
 
 def _identity(

@@ -88,15 +88,15 @@ class _LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor) -> torch.Tensor:
-        steps = x / scale
-        integers = (steps + zero_point).round_().clamp_(-128, 127).sub_(zero_point)
-        ctx.save_for_backward(steps, integers, zero_point)
-        return integers * scale
+        quantised = (x / scale).add_(zero_point).round_().clamp_(-128, 127).sub_(zero_point).mul_(scale)
+        ctx.save_for_backward(x, quantised)
+        ctx.step, ctx.zero_point = scale.item(), zero_point.item()
+        return quantised
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        steps, integers, zero_point = ctx.saved_tensors
+        x, quantised = ctx.saved_tensors
         (gradient,) = gradients
-        inside = (steps >= -128 - zero_point) & (steps <= 127 - zero_point)
-        passed = gradient * inside
-        return passed, (gradient * integers).sum() - (passed * steps).sum(), None
+        low, high = ((bound - ctx.zero_point) * ctx.step for bound in (-128, 127))
+        passed = torch.ops.aten.hardtanh_backward(gradient, x, low, high)  # what lies between the bounds
+        return passed, ((gradient * quantised).sum() - (passed * x).sum()) / ctx.step, None

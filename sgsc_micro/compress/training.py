@@ -31,6 +31,7 @@ class Lessons:
     inputs: torch.Tensor  # float32 [N, *shape]
     labels: torch.Tensor  # int64 [N], or [N, T] of a sequence's positions
     weights: torch.Tensor  # float32 [N], how much each counts
+    preserved: int  # so many at the end are the preserved cases: they are taken as they are
     augment: Augment | None = None
 
     @property
@@ -84,17 +85,17 @@ def _task_loss(
     """Cross-entropy with what the labels say and what the reference says, over a batch.
 
     Images are mixed in pairs (1710.09412): the reference answers for what no label exists, so it teaches more than the
-    training set holds.
+    training set holds. Preserved cases are neither augmented nor mixed.
     """
     inputs, labels = lessons.inputs[rows], lessons.labels[rows]
+    kept = rows >= len(lessons.labels) - lessons.preserved  # [B]
     if lessons.augment:
-        inputs = lessons.augment(inputs, generator)
-    partners = torch.arange(len(rows))
-    share = torch.ones(len(rows))  # [B]
+        inputs = torch.where(_beside(kept, inputs), inputs, lessons.augment(inputs, generator))
+    partners, share = rows, torch.ones(len(rows))  # [B]
     if not lessons.are_sequences:
         partners = torch.randperm(len(rows), generator=generator)
-        share = 1 - torch.rand(len(rows), generator=generator) / 2  # 0.5 to 1
-        view = share.view(-1, *[1] * (inputs.dim() - 1))
+        share = torch.where(kept, 1, 1 - torch.rand(len(rows), generator=generator) / 2)  # 0.5 to 1
+        view = _beside(share, inputs)
         inputs = view * inputs + (1 - view) * inputs[partners]  # [B, *shape]
     with torch.no_grad():
         taught = lessons.reference(inputs).float().softmax(-1)  # [B, (T,) classes]
@@ -105,8 +106,13 @@ def _task_loss(
         known = share[:, None] * known + (1 - share[:, None]) * known[partners]
     target = distillation * taught + (1 - distillation) * known
     losses = -(target * logits.log_softmax(-1)).sum(-1)  # [B] or [B, T]
-    weights = lessons.weights[rows].view(-1, *[1] * (labels.dim() - 1)) * counted
+    weights = _beside(lessons.weights[rows], labels) * counted
     return (losses * weights).sum() / weights.sum()
+
+
+def _beside(of_cases: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+    """[B] to [B, 1, ...], as many axes as the batch has."""
+    return of_cases.view(-1, *[1] * (batch.dim() - 1))
 
 
 def _groups(network: QuantisedNetwork, config: CompressionConfig) -> list[dict[str, object]]:
