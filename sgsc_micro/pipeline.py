@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sgsc_micro.artifacts import make_firmware, make_library, write_readme
+from sgsc_micro.compiler_flags import ANY_TARGET, Objective
 from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
 from sgsc_micro.stages import code_hash, record_hash, run_stage
-from sgsc_micro.targets import Target
+from sgsc_micro.targets import Board, Target, load_target
 from sgsc_micro.verification import CERTIFICATE, EVIDENCE, REPORT, Progress, Verification, write_build_report
 
 if TYPE_CHECKING:
@@ -135,11 +136,12 @@ class Build:
         import numpy as np
 
         from sgsc_micro import preserve
-        from sgsc_micro.codegen import stored_bytes
+        from sgsc_micro.codegen import footprint
         from sgsc_micro.passes import optimise
         from sgsc_micro.user_code import Split
 
         cases = preserve.load(self.shared / "preserve" / "P.npz")
+        board, objective = self._budgeted()
 
         def work(folder: Path) -> None:
             train = self._source.code.data["train"]
@@ -148,7 +150,7 @@ class Build:
                 self.shared / "reference",
                 Split(train.inputs[free], train.labels[free]),
                 cases,
-                lambda module: stored_bytes(optimise(module)),
+                lambda module: footprint(optimise(module, board, objective)),
                 folder,
                 lambda line: self.progress("compress", line),
             )
@@ -156,6 +158,7 @@ class Build:
 
         inputs = {
             "compress": self.project.compress.model_dump(mode="json"),
+            "budget": self.project.budget.model_dump(mode="json"),
             "policy": self.project.policy.model_dump(mode="json"),
             "reference": record_hash(self.shared / "reference"),
             "preserve": record_hash(self.shared / "preserve"),
@@ -163,6 +166,13 @@ class Build:
             "tvm": version("apache-tvm"),
         }
         return run_stage(self.shared / "compress", inputs, work)
+
+    def _budgeted(self) -> tuple[Board | None, Objective]:
+        """What a candidate's footprint is taken on."""
+        if (name := self.project.budget.target) is None:
+            return None, ANY_TARGET
+        target = load_target(name)
+        return target.board, Objective(target.instruction_set, self.project.library.optimize)
 
     def _assess(self) -> bool:
         """The bound on C and the result on T, of the frozen network."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,8 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
+from sgsc_micro.footprint import Footprint
 
 FILE_NAME = "sgsc.toml"
+LIMITS = ("flash", "ram", "instructions")
+"""What of a footprint can have a limit."""
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -60,6 +64,30 @@ class Policy(_Table):
     """Of any output, in the outputs' own unit; none: not asked."""
 
 
+class Budget(_Table):
+    """What is small enough: pressing ends there. None at all: as small as the guard lets it be."""
+
+    target: str | None = None
+    """Whose packing, arena and instruction set count; none: those of a Cortex-M4."""
+    flash: Positive | None = None
+    """Bytes of constants: packed weights, biases, shifts, tables; code is not compressed."""
+    ram: Positive | None = None
+    """Bytes of the arena."""
+    instructions: Positive | None = None
+    """Of the weighted layers, modelled, an inference: what latency depends on."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """Those that are set, by name."""
+        return {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+
+    def excess(self, footprint: Footprint) -> float:
+        """How far the footprint is beyond the limits, as shares of them, summed; where there are none, its flash."""
+        if not self.limits:
+            return footprint.flash
+        return sum(max(0.0, getattr(footprint, name) / limit - 1) for name, limit in self.limits.items())
+
+
 class Library(_Table):
     """What the C library favours, and what it carries beside the network."""
 
@@ -69,9 +97,21 @@ class Library(_Table):
     """Preserved cases for ``model_selftest()``, those of the narrowest margins first."""
 
 
+class Strategy(StrEnum):
+    """What a channel can be."""
+
+    BITS = "bits"
+    """Of 1 to 8 learned bits; none is removed."""
+    PRUNE = "prune"
+    """Whole, at 8 bits, or gone."""
+    HYBRID = "hybrid"
+    """Of 0 to 8 learned bits; at 0 it is gone."""
+
+
 class CompressionConfig(_Table):
     """How hard and how long to press. The defaults suit networks of 10 to 100 thousand weights."""
 
+    strategy: Strategy = Strategy.HYBRID
     steps: Count = 12
     """Proposals that press on the size."""
     settle: Count = 5
@@ -110,6 +150,7 @@ class Project(_Table):
     model: TorchModel | TFLiteModel
     preserve: Preserve = Preserve()
     policy: Policy = Policy()
+    budget: Budget = Budget()
     compress: CompressionConfig | PostTrainingConfig
     library: Library = Library()
     folder: Path = Field(default=Path(), exclude=True)

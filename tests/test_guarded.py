@@ -17,34 +17,40 @@ from sgsc_micro import reference
 from sgsc_micro.compress import (
     CompressionResult,
     compress,
-    guarded,
     journal,
+    proposals,
     training,
 )
 from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
+from sgsc_micro.footprint import Footprint
 from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
 from sgsc_micro.preserve import judge
-from sgsc_micro.project import CompressionConfig, Policy
+from sgsc_micro.project import Budget, CompressionConfig, Policy, Strategy
 from sgsc_micro.storage import channel_words, width_of
 from tests.small import quantised
 
 CONFIG = CompressionConfig(steps=3, settle=1, epochs=2, batch=32, bits_learning_rate=0.2)
 
 
-def stored(module: tvm.IRModule) -> int:
-    """Bytes of the packed weights alone."""
+def stored(module: tvm.IRModule) -> Footprint:
+    """Of flash the bytes of the packed weights alone, and nothing else."""
     values = [call.args[0] for _, call in bindings_of(module["main"]) if isinstance(call, relax.Call)]
     weights = [constant_of(value) for value in values if is_constant(value) and len(shape_of(value)) > 1]
-    return sum(4 * channel_words(int(bits), layer[0].size) for layer in weights for bits in width_of(layer))
+    flash = sum(4 * channel_words(int(bits), layer[0].size) for layer in weights for bits in width_of(layer))
+    return Footprint(flash, ram=0, instructions=0)
 
 
 def run(task: Any, folder: Path, **changes: Any) -> CompressionResult:
     network, inputs, labels, cases = task
     return compress(
-        network, inputs, labels, cases, **{"stored_bytes": stored, "workdir": folder, "config": CONFIG, **changes}
+        network, inputs, labels, cases, **{"measure": stored, "workdir": folder, "config": CONFIG, **changes}
     )
+
+
+def no_harms(network: QuantisedNetwork) -> Any:
+    raise AssertionError("no channel is to be removed")
 
 
 def journal_of(folder: Path) -> list[dict[str, Any]]:
@@ -144,6 +150,7 @@ def test_training_data_that_are_not_numbers_are_named(task: Any, tmp_path: Path)
 def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -> None:
     network = quantised(task)
     line = {"phase": "start", "passed": True, "accepted": True, "flips": [], "diverged": [], "raised": {}}
+    line |= {"bytes": 100, "ram": 0, "instructions": 0}
     broke = {
         **line,
         "phase": "press",
@@ -152,11 +159,11 @@ def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -
         "flips": ["3"],
         "raised": {"dense": {"1": 5}},
     }
-    proposal = guarded.next_proposal([line, broke], network, CONFIG)
+    proposal = proposals.next_proposal([line, broke], network, CONFIG, Budget(), no_harms)
     assert proposal is not None and proposal.phase == "press"
     assert proposal.floors["dense"].tolist() == [0, 5, 0]
-    assert proposal.gamma == pytest.approx(CONFIG.gamma * guarded.EASE)
-    ended = guarded.next_proposal([line] + [broke] * guarded.PATIENCE, network, CONFIG)
+    assert proposal.gamma == pytest.approx(CONFIG.gamma * proposals.EASE)
+    ended = proposals.next_proposal([line] + [broke] * proposals.PATIENCE, network, CONFIG, Budget(), no_harms)
     assert ended is not None and ended.phase == "settle"
 
 
@@ -175,3 +182,41 @@ def test_a_candidate_without_integers_is_a_rejected_step(
     refused = journal_of(tmp_path)[1]
     assert (refused["accepted"], refused["reason"], refused["restored"]) == (False, "no integers for it", 0)
     assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
+
+
+def test_pruning_removes_whole_channels_and_leaves_the_others_at_eight_bits(task: Any, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"strategy": Strategy.PRUNE, "steps": 6})
+    result = run(task, tmp_path, config=config)
+    lines = journal_of(tmp_path)
+    removed = [line["removed"] for line in lines if line["accepted"] and line["removed"]]
+    gone = {(name, channel) for line in removed for name, channels in line.items() for channel in channels}
+    assert gone and all(result.widths[name][channel] == 0 for name, channel in gone)
+    kept = [bits for name, widths in result.widths.items() for c, bits in enumerate(widths) if (name, c) not in gone]
+    assert min(kept) >= 6  # weights need not fill their eight bits
+    assert not any(name == "dense" for name, _ in gone)  # the answer's channels stay
+    assert judge(task[3], reference.run(result.module, task[3].inputs)).passed
+
+
+def test_learned_bits_alone_remove_no_channel(task: Any, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"strategy": Strategy.BITS, "gamma": 30.0, "bits_learning_rate": 2.0})
+    run(task, tmp_path, config=config, policy=Policy(max_flips=12))
+    state = np.load(next(tmp_path.glob("accepted-*.npz")))
+    bits = np.concatenate([state[name] for name in state.files if name.endswith("quantiser.bits")])
+    assert bits.min() == 1 and (bits < 2).sum() > 4
+
+
+def test_pressing_ends_within_the_budget(task: Any, undisturbed: CompressionResult, tmp_path: Path) -> None:
+    half = undisturbed.start_bytes // 2
+    config = CONFIG.model_copy(update={"steps": 12, "gamma": 10.0, "bits_learning_rate": 0.5})
+    result = run(task, tmp_path, policy=Policy(max_flips=12), budget=Budget(flash=half), config=config)
+    assert half / 2 < result.stored_bytes <= half
+    lines = journal_of(tmp_path)
+    reached = next(number for number, line in enumerate(lines) if line["accepted"] and line["bytes"] <= half)
+    assert all(line["phase"] == "settle" for line in lines[reached + 1 :])
+
+
+def test_a_budget_that_was_not_met_is_an_error_and_loses_nothing(task: Any, tmp_path: Path) -> None:
+    with pytest.raises(SgscError, match=r"the budget is not met: flash [\d,]+ of 4"):
+        run(task, tmp_path, budget=Budget(flash=4))
+    accepted = [line for line in journal_of(tmp_path) if line["accepted"]]
+    assert (tmp_path / f"accepted-{accepted[-1]['step']:04d}.npz").exists()

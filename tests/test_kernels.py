@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_micro import reference, storage
-from sgsc_micro.codegen import SANITIZERS, HostLibrary, stored_bytes, to_stored, write_library
+from sgsc_micro.codegen import SANITIZERS, HostLibrary, footprint, to_stored, write_library
 from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.errors import SgscError
@@ -157,7 +157,7 @@ def _check_on_core(module: tvm.IRModule, x: np.ndarray, target: Target, folder: 
     with connect(target, image) as device:
         for case, row in enumerate(to_stored(manifest, x)):
             assert np.frombuffer(device.run(case, row.tobytes()).output, np.int8).tolist() == expected[case].tolist()
-    assert image.sizes.weights == manifest["constant_bytes"] == stored_bytes(optimised)
+    assert image.sizes.weights == manifest["constant_bytes"] == footprint(optimised).flash
     assert image.sizes.arena == manifest["arena_bytes"]
 
 
@@ -191,7 +191,7 @@ def test_an_accumulator_that_could_overflow_names_the_layer() -> None:
     builder._finish = lambda total, scales, taps: builder._quantize(total, float(scales.mean()) / 2**26, 0)  # type: ignore[method-assign]
     module = builder.build((4, 4, 2), ["conv"], [8])
     with pytest.raises(SgscError, match=r"conv2d_0: the accumulator of channel \d+ can reach"):
-        stored_bytes(optimise(module))
+        footprint(optimise(module))
 
 
 def test_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tvm import relax
 pytest.importorskip("tflite_micro", reason="models are written with the schema of tflite-micro's package")
 
 from sgsc_micro import preserve, reference
-from sgsc_micro.codegen import stored_bytes
+from sgsc_micro.codegen import footprint
 from sgsc_micro.compress import PostTrainingResult, compress_trained, journal
 from sgsc_micro.compress.layers import Constants, layers_of, to_arrays, with_constants
 from sgsc_micro.compress.posttraining import HEAVIER, PATIENCE, PostTraining, harms
@@ -27,7 +27,7 @@ from sgsc_micro.importers import from_tflite
 from sgsc_micro.ir import bindings_of
 from sgsc_micro.passes import optimise
 from sgsc_micro.preserve import judge
-from sgsc_micro.project import Policy, PostTrainingConfig
+from sgsc_micro.project import Budget, Policy, PostTrainingConfig
 from sgsc_micro.reference.values import Accumulator
 from tests.bars import Bars, make_bars
 from tests.graphs import GraphBuilder
@@ -44,7 +44,7 @@ def run(bars: Bars, folder: Path, **changes: Any) -> PostTrainingResult:
     folder.mkdir(exist_ok=True)
     cases = bars.cases(folder, slice(0, 40))
     arguments: dict[str, Any] = {
-        "stored_bytes": lambda module: stored_bytes(optimise(module)),
+        "measure": lambda module: footprint(optimise(module)),
         "workdir": folder,
         "config": PostTrainingConfig(steps=STEPS),
     }
@@ -71,8 +71,8 @@ def test_a_run_shrinks_keeps_every_case_and_records_every_step(
     result, folder = undisturbed
     network = from_tflite(bars.write(folder))
     compressed = with_constants(network, result.constants)
-    assert result.start_bytes == stored_bytes(optimise(network))
-    assert result.stored_bytes == stored_bytes(optimise(compressed)) < 0.5 * result.start_bytes
+    assert result.start_bytes == footprint(optimise(network)).flash
+    assert result.stored_bytes == footprint(optimise(compressed)).flash < 0.5 * result.start_bytes
     cases = bars.cases(folder, slice(0, 40))
     assert judge(cases, reference.run(compressed, cases.inputs)).flips == ()
     lines = journal_of(folder)
@@ -155,9 +155,9 @@ def test_what_is_tried_next_follows_from_the_journal(bars: Bars, tmp_path: Path)
     reconstruction = Reconstruction(
         from_tflite(bars.write(tmp_path)), np.concatenate([bars.reals[60:70], cases.inputs])
     )
-    method = PostTraining(reconstruction, cases, PostTrainingConfig(steps=30), harms(reconstruction))
+    method = PostTraining(reconstruction, cases, PostTrainingConfig(steps=30), Budget(), harms(reconstruction))
     accepted = {layer.name: layer.constants for layer in reconstruction.layers}
-    start = {"accepted": True, "flips": [], "diverged": [], "lowered": {}, "bytes": 100}
+    start = {"accepted": True, "flips": [], "diverged": [], "lowered": {}, "bytes": 100, "ram": 0, "instructions": 0}
 
     def lowered(lines: list[dict[str, Any]]) -> dict[str, dict[str, int]]:
         proposal = method.propose(lines, accepted)
@@ -284,7 +284,7 @@ def test_the_keyword_network_at_fewer_bits(tmp_path: Path) -> None:
         network,
         inputs[:500],
         cases,
-        lambda module: stored_bytes(optimise(module)),
+        lambda module: footprint(optimise(module)),
         tmp_path,
         PostTrainingConfig(share=0.68),  # of all constants: 60 % of the weights
     )

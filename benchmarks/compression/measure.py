@@ -14,14 +14,14 @@ from torch import nn
 
 from benchmarks.compression.data import Part, Splits
 from sgsc_micro import importers, preserve, reference
-from sgsc_micro.codegen import stored_bytes
+from sgsc_micro.codegen import footprint
 from sgsc_micro.compress import compress, training
 from sgsc_micro.compress.graph import canonical
 from sgsc_micro.compress.network import calibrated
 from sgsc_micro.compress.training import Augment, Lessons, Proposal
 from sgsc_micro.passes import optimise
 from sgsc_micro.preserve import CaseSet
-from sgsc_micro.project import CompressionConfig, Policy
+from sgsc_micro.project import Budget, CompressionConfig, Policy
 
 CONFIDENCE = 0.95
 console = Console(highlight=False)
@@ -106,12 +106,12 @@ class _Bench:
         network = calibrated(self.float_network, lessons.inputs[:4096])
         for layer in network.layers.values():
             layer.quantiser.bits.data.fill_(bits)
-        floors = {name: torch.full((len(layer.bias),), float(bits)) for name, layer in network.layers.items()}
+        widths = {name: torch.full((len(layer.bias),), float(bits)) for name, layer in network.layers.items()}
         for step in range(config.steps // 2 + config.settle):
-            training.train(network, lessons, Proposal(step, "settle", 0.0, floors), config)
+            training.train(network, lessons, Proposal(step, training.SETTLE, 0.0, widths, widths), config)
             console.log(f"{self.task.name}, {bits} bits: step {step}")
         module = importers.from_torch(network.export(inputs.shape[1:]))
-        return self._compressed(f"int{bits}", module, stored_bytes(optimise(module)), began)
+        return self._compressed(f"int{bits}", module, footprint(optimise(module)).flash, began)
 
     def learned_row(self, method: str, policy: Policy, budget: int) -> Row:
         """Learned bits, pressed until ``budget`` bytes are stored."""
@@ -120,13 +120,13 @@ class _Bench:
             self.program,
             *self._pair(self.free),
             self.P,
-            lambda module: stored_bytes(optimise(module)),
+            lambda module: footprint(optimise(module)),
             self.folder / f"{self.task.name}-{method.replace(', ', '-')}-{budget}",
             self.task.config,
             policy,
             lambda line: console.log(f"{self.task.name}, {method} {budget}: {_short(line)}"),
             self.task.augment,
-            budget,
+            Budget(flash=budget),
         )
         return self._compressed(f"{method}, {budget / 1000:g} kB", result.module, result.stored_bytes, began)
 

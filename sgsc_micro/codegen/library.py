@@ -118,11 +118,6 @@ def constant_bytes(constants: Constants) -> int:
     return -(-size // alignment) * alignment
 
 
-def stored_bytes(module: tvm.IRModule) -> int:
-    """Bytes of flash that the constants of an optimised module take: what a certificate will state."""
-    return constant_bytes(kernels.lower(module).constants)
-
-
 def host_main() -> str:
     """A ``main`` for the host that pipes inputs through the library."""
     return _environment().get_template("main.c.j2").render()

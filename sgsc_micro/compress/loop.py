@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import tvm
@@ -16,8 +16,9 @@ import tvm
 from sgsc_micro import reference
 from sgsc_micro.compress.journal import Journal, Line
 from sgsc_micro.errors import SgscError
+from sgsc_micro.footprint import Footprint
 from sgsc_micro.preserve import CaseSet, Verdict, judge
-from sgsc_micro.project import Policy
+from sgsc_micro.project import Budget, Policy
 
 START, PRESS = "start", "press"
 """Phases of a proposal: the network at 8 bits; one that must make it smaller. There may be others."""
@@ -72,7 +73,7 @@ class Judged:
     """A candidate in integers, and what the guard says."""
 
     module: tvm.IRModule
-    stored_bytes: int
+    footprint: Footprint
     verdict: Verdict
 
 
@@ -82,12 +83,17 @@ class Guard:
 
     cases: CaseSet
     policy: Policy
-    stored_bytes: Callable[[tvm.IRModule], int]
+    measure: Callable[[tvm.IRModule], Footprint]
+    budget: Budget
 
     def judged(self, module: tvm.IRModule) -> Judged:
-        """Exact integer inference on the preserved cases, and the bytes in flash."""
+        """Exact integer inference on the preserved cases, and what the candidate takes."""
         verdict = judge(self.cases, reference.run(module, self.cases.inputs), self.policy)
-        return Judged(module, self.stored_bytes(module), verdict)
+        return Judged(module, self.measure(module), verdict)
+
+    def nearer(self, found: Footprint, accepted: Line) -> bool:
+        """Whether a candidate is smaller than what was accepted, as far as anything is to be."""
+        return self.budget.excess(found) < self.budget.excess(footprint_of(accepted))
 
 
 def run(
@@ -110,7 +116,7 @@ def run(
                 raise
             line = head | _refused(error, journal.accepted)
         else:
-            line = head | _judged(proposal, found, journal.accepted)
+            line = head | _judged(proposal, found, journal.accepted, guard)
             if not found.verdict.passed:
                 line["raised"] = method.blame(proposal, candidate, accepted, found.verdict)
         line["seconds"] = round(time.monotonic() - began, 3)
@@ -130,15 +136,38 @@ def impossible(lines: list[Line]) -> SgscError:
     )
 
 
-def _judged(proposal: Step, found: Judged, accepted: Line | None) -> Line:
+def footprint_of(line: Line) -> Footprint:
+    """What a journal's line says."""
+    return Footprint(line["bytes"], line["ram"], line["instructions"])
+
+
+def is_enough(budget: Budget, footprint: Footprint) -> bool:
+    """Whether there is a budget, and it is met."""
+    return bool(budget.limits) and budget.excess(footprint) == 0
+
+
+def check_met(budget: Budget, footprint: Footprint) -> None:
+    """Raise SgscError that says how far a budget was missed."""
+    if budget.limits and not is_enough(budget, footprint):
+        limits = budget.limits.items()
+        reached = ", ".join(f"{name} {getattr(footprint, name):,} of {limit:,.0f}" for name, limit in limits)
+        raise SgscError(
+            f"compress: the budget is not met: {reached}",
+            hint="more steps or epochs, a larger budget, or a policy that allows more; the last accepted state is kept",
+        )
+
+
+def _judged(proposal: Step, found: Judged, accepted: Line | None, guard: Guard) -> Line:
     """A candidate's line in the journal; a step that presses must also be smaller to be accepted."""
     verdict = found.verdict
-    smaller = proposal.phase != PRESS or accepted is None or found.stored_bytes < accepted["bytes"]
+    smaller = proposal.phase != PRESS or accepted is None or guard.nearer(found.footprint, accepted)
     reason = "" if smaller else "no smaller than what was accepted"
     if not verdict.passed:
         reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
     return _outcome(reason, accepted) | {
-        "bytes": found.stored_bytes,
+        "bytes": found.footprint.flash,
+        "ram": found.footprint.ram,
+        "instructions": found.footprint.instructions,
         "flips": list(verdict.flips),
         "diverged": list(verdict.diverged),
         "smallest_margin": round(float(verdict.margins.min()), 6),
@@ -151,7 +180,7 @@ def _judged(proposal: Step, found: Judged, accepted: Line | None) -> Line:
 def _refused(error: SgscError, accepted: Line) -> Line:
     """The line of a candidate that has no integers; its size is unknown, so that of the accepted state stands."""
     nothing_seen: Line = {"flips": [], "diverged": [], "smallest_margin": None, "divergence": None, "raised": {}}
-    unknown: dict[str, Any] = {"bytes": accepted["bytes"], "passed": False}
+    unknown: Line = {key: accepted[key] for key in ("bytes", "ram", "instructions")} | {"passed": False}
     return _outcome(error.message, accepted) | nothing_seen | unknown
 
 

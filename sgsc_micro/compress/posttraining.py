@@ -22,8 +22,9 @@ from sgsc_micro.compress.layers import Constants, from_arrays, to_arrays, with_c
 from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.reconstruction import Reconstruction, Widths, round_layer
 from sgsc_micro.files import sha256_bytes
+from sgsc_micro.footprint import Footprint
 from sgsc_micro.preserve import CaseSet, Verdict
-from sgsc_micro.project import Policy, PostTrainingConfig
+from sgsc_micro.project import Budget, Policy, PostTrainingConfig
 from sgsc_micro.storage import MAX_BITS, channel_bits
 
 THREADS = 1
@@ -61,29 +62,31 @@ def compress_trained(
     network: tvm.IRModule,
     inputs: np.ndarray,
     preserve: CaseSet,
-    stored_bytes: Callable[[tvm.IRModule], int],
+    measure: Callable[[tvm.IRModule], Footprint],
     workdir: Path,
     config: PostTrainingConfig | None = None,
     policy: Policy | None = None,
     progress: Callable[[Line], None] = lambda line: None,
+    budget: Budget | None = None,
 ) -> PostTrainingResult:
     """Store the weights of an integer network in fewer bits, never accepting a step that breaks ``preserve``.
 
     ``network`` in the one form; inputs float32 [N, *shape]: what it is for, without labels; the preserved cases are
-    added. ``stored_bytes`` counts what a module takes in flash; ``progress`` gets every line of the journal in
+    added. ``measure`` says what a module takes; ``progress`` gets every line of the journal in
     ``workdir``. Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
 
-    Raises SgscError for cases that the network itself breaks, or a journal of another run.
+    Raises SgscError for cases that the network itself breaks, a budget that was not met, or a journal of another run.
     """
-    config, policy = config or PostTrainingConfig(), policy or Policy()
+    config, policy, budget = config or PostTrainingConfig(), policy or Policy(), budget or Budget()
     x = np.concatenate([_sample(inputs, config.samples), preserve.inputs]).astype(np.float32)
     with threadpool_limits(THREADS):
         reconstruction = Reconstruction(network, x)
         start = {layer.name: layer.constants for layer in reconstruction.layers}
-        journal = Journal(workdir, _identity(network, start, x, preserve, config, policy))
-        method = PostTraining(reconstruction, preserve, config, harms(reconstruction))
-        accepted, found = loop.run(method, start, loop.Guard(preserve, policy, stored_bytes), journal, progress)
-    return PostTrainingResult(accepted, found.stored_bytes, journal.lines[0]["bytes"], journal.path)
+        journal = Journal(workdir, _identity(network, start, x, preserve, config, policy, budget))
+        method = PostTraining(reconstruction, preserve, config, budget, harms(reconstruction))
+        accepted, found = loop.run(method, start, loop.Guard(preserve, policy, measure, budget), journal, progress)
+    loop.check_met(budget, found.footprint)
+    return PostTrainingResult(accepted, found.footprint.flash, journal.lines[0]["bytes"], journal.path)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,7 @@ class PostTraining:
     reconstruction: Reconstruction
     cases: CaseSet
     config: PostTrainingConfig
+    budget: Budget
     harms: dict[str, np.ndarray]
 
     def propose(self, lines: list[Line], accepted: Network) -> Lowering | None:
@@ -110,8 +114,8 @@ class PostTraining:
             idle = 0 if line["accepted"] else idle + 1
             if not line["accepted"] and len(channels) == 1:
                 held.update(channels)
-        left = min(line["bytes"] for line in lines if line["accepted"])
-        small = left <= self.config.share * lines[0]["bytes"]
+        last = loop.footprint_of(next(line for line in reversed(lines) if line["accepted"]))
+        small = last.flash <= self.config.share * lines[0]["bytes"] or loop.is_enough(self.budget, last)
         chosen = self._ranked(accepted, held)[:size]
         if small or not chosen or len(lines) > self.config.steps or idle >= PATIENCE:
             return None
@@ -207,6 +211,7 @@ def _identity(
     preserve: CaseSet,
     config: PostTrainingConfig,
     policy: Policy,
+    budget: Budget,
 ) -> Line:
     """What must be the same for a journal to go on."""
     parts = [network.script(), *map(digest, to_arrays(constants).values())]
@@ -216,4 +221,5 @@ def _identity(
         "preserve": preserve.content_hash,
         "config": config.model_dump(),
         "policy": policy.model_dump(),
+        "budget": budget.model_dump(),
     }

@@ -24,7 +24,7 @@ class WeightQuantiser(nn.Module):
 
     Learned are the width b and the reach r = e + b - 1, the logarithm of the range, so that a lost bit costs
     precision and not range (1905.11452 compares such parametrisations); e is rounded: the scale is a power of two.
-    b is kept in [0, 8] by ``project`` and not inside the graph, so that a channel at zero bits still has a gradient
+    b is kept within bounds by ``project`` and not inside the graph, so that a channel at zero bits still has a gradient
     and can come back.
 
     >>> q = WeightQuantiser(torch.tensor([[1.0, -0.5, 0.2]]))
@@ -54,9 +54,9 @@ class WeightQuantiser(nn.Module):
         return 2 ** round_through(self.reach - self.bits + 1)
 
     @torch.no_grad()
-    def project(self, floor: torch.Tensor) -> None:
-        """Bring the widths back into [floor, 8] after an optimiser step; floor [C]."""
-        self.bits.copy_(torch.maximum(self.bits, floor).clamp(max=MAX_BITS))
+    def project(self, floor: torch.Tensor, ceiling: torch.Tensor) -> None:
+        """Bring the widths back between two bounds [C] after an optimiser step."""
+        self.bits.copy_(torch.minimum(torch.maximum(self.bits, floor), ceiling))
 
 
 class ActivationQuantiser(nn.Module):

@@ -1,4 +1,4 @@
-"""What a network under compression costs, differentiably: bytes of flash as they are packed, or modelled instructions.
+"""What a network under compression costs, differentiably: bytes of flash as they are packed, of RAM, or instructions.
 
 A price says what one output channel of a layer costs at each width, its input whole; between two widths it is linear.
 The part of the input that is gone is not paid for: 2301.13142, eq. 5.
@@ -6,32 +6,76 @@ The part of the input that is gone is not paid for: 2301.13142, eq. 5.
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
 from torch import fx
 
+from sgsc_micro.compiler_flags import ANY_TARGET
 from sgsc_micro.compress.graph import ADD, FLATTEN, Layer
 from sgsc_micro.compress.network import QuantisedLayer, QuantisedNetwork
-from sgsc_micro.storage import MAX_BITS, channel_bits
+from sgsc_micro.costs import costs_of
+from sgsc_micro.storage import MAX_BITS, channel_bits, plane_words, planes
 
-Price = Callable[[QuantisedLayer, int], np.ndarray]
+Price = Callable[[QuantisedLayer, int], Sequence[float]]
 """A layer and the pixels of its output to the cost of a channel at 0 to 8 bits, [9]; nothing at 0."""
 
 CHANNEL_BITS = 32
 """Of a channel's bias and shift; the multiplier is the layer's, as scales are powers of two."""
 
 
-def flash_bits(layer: QuantisedLayer, pixels: int) -> np.ndarray:
+def flash_bits(layer: QuantisedLayer, pixels: int) -> Sequence[float]:
     """What the packer stores: words of fields, or a depthwise layer's stream."""
-    stored = [channel_bits(bits, layer.taps, layer.is_depthwise) for bits in range(1, MAX_BITS + 1)]
-    return np.array([0, *(bits + CHANNEL_BITS for bits in stored)], dtype=np.float64)
+    stored = (channel_bits(bits, layer.taps, layer.is_depthwise) for bits in range(1, MAX_BITS + 1))
+    return [0, *(CHANNEL_BITS + bits for bits in stored)]
 
 
-def cost(network: QuantisedNetwork, price: Price = flash_bits) -> torch.Tensor:
-    """The whole network's, a scalar with a gradient for every width."""
+def activation_bytes(layer: QuantisedLayer, pixels: int) -> Sequence[float]:
+    """A channel's plane of results: not the arena, which is the most that lives at once, but what makes it small."""
+    return [0, *(MAX_BITS * [pixels])]
+
+
+def instructions(layer: QuantisedLayer, pixels: int) -> Sequence[float]:
+    """Of the dot products, four pixels at a time; a depthwise layer's do not depend on its widths."""
+    if layer.is_depthwise:
+        return [0, *(MAX_BITS * [layer.taps * pixels])]
+    costs = costs_of(ANY_TARGET.instruction_set, ANY_TARGET.optimize)
+    by_width = [
+        costs.block("4x1", [(field, plane_words(field, layer.taps)) for field in planes(bits, layer.taps)])
+        for bits in range(1, MAX_BITS + 1)
+    ]
+    return [0, *(pixels / 4 * block for block in by_width)]
+
+
+PRICES: dict[str, Price] = {"flash": flash_bits, "ram": activation_bytes, "instructions": instructions}
+"""By the limits of a budget."""
+
+
+def share(network: QuantisedNetwork, price: str) -> torch.Tensor:
+    """The cost of the whole network, of that at 8 bits; a scalar with a gradient for every width."""
+    widths = {name: layer.quantiser.bits for name, layer in network.layers.items()}
+    whole = {name: torch.full_like(bits, MAX_BITS) for name, bits in widths.items()}
+    with torch.no_grad():
+        at_eight_bits = cost(network, whole, PRICES[price])
+    return cost(network, widths, PRICES[price]) / at_eight_bits
+
+
+def savings(network: QuantisedNetwork, prices: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Layer -> [C], what the removal of each channel would save, as shares of the prices at 8 bits; of the layers whose
+    channels may go: the last one's are the answer."""
+    widths = {name: layer.quantiser.bits.detach().clone().requires_grad_() for name, layer in network.layers.items()}
+    total = torch.zeros(())
+    for price in prices:
+        total = total + cost(network, widths, PRICES[price]) / cost(network, widths, PRICES[price]).detach()
+    gradients = torch.autograd.grad(total, list(widths.values()))
+    found = {name: gradient * MAX_BITS for name, gradient in zip(widths, gradients, strict=True)}
+    del found[list(found)[-1]]
+    return found
+
+
+def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Price = flash_bits) -> torch.Tensor:
+    """Of the whole network with these ``widths`` [C] by layer, a scalar."""
     live: dict[fx.Node, torch.Tensor] = {}  # share of each channel that is there, [channels]
     total = torch.zeros(())
     for node in network.network.graph.nodes:
@@ -39,9 +83,10 @@ def cost(network: QuantisedNetwork, price: Price = flash_bits) -> torch.Tensor:
         if node.op == "placeholder":
             live[node] = torch.ones(node.meta["val"].shape[1])
         elif node.op == "call_module" and isinstance(layer := network.network.get_submodule(node.target), Layer):
-            pixels = int(np.prod(node.meta["val"].shape[2:]))
-            bits, live[node] = _layer_cost(network.layers[layer.name], sources[0], price, pixels)
-            total = total + bits
+            table = price(network.layers[layer.name], int(np.prod(node.meta["val"].shape[2:])))
+            bits = widths[layer.name]
+            live[node], read = _live(layer, bits, sources[0])
+            total = total + (_interpolated(table, bits) * read).sum()
         elif node.target == ADD:
             live[node] = torch.maximum(*sources)
         elif node.target == FLATTEN:
@@ -51,24 +96,16 @@ def cost(network: QuantisedNetwork, price: Price = flash_bits) -> torch.Tensor:
     return total
 
 
-@torch.no_grad()
-def at_eight_bits(network: QuantisedNetwork, price: Price = flash_bits) -> float:
-    """The cost of the same network with every weight at 8 bits."""
-    whole = copy.deepcopy(network)
-    for layer in whole.layers.values():
-        layer.quantiser.bits.fill_(MAX_BITS)
-    return float(cost(whole, price))
-
-
-def _layer_cost(
-    layer: QuantisedLayer, live: torch.Tensor, price: Price, pixels: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cost of a layer whose input channels are ``live`` [in], and which of its output channels are, [C]."""
-    bits = layer.quantiser.bits  # [C]
+def _live(layer: Layer, bits: torch.Tensor, live: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which output channels are there, and what part of its input each reads, [C], where inputs ``live`` [in] are."""
     group = live.view(layer.groups, -1)  # [groups, in per group]
     channels = len(bits) // layer.groups
-    table = torch.from_numpy(price(layer, pixels)).float()  # [9]
-    whole = bits.detach().floor().clamp(max=MAX_BITS - 1).long()  # [C]
-    at_width = table[whole] + (bits - whole) * (table[whole + 1] - table[whole])  # [C]
-    there = torch.minimum(bits.clamp(max=1), group.amax(1).repeat_interleave(channels))  # [C]
-    return (at_width * group.mean(1).repeat_interleave(channels)).sum(), there
+    there = torch.minimum(bits.clamp(max=1), group.amax(1).repeat_interleave(channels))
+    return there, group.mean(1).repeat_interleave(channels)
+
+
+def _interpolated(table: Sequence[float], bits: torch.Tensor) -> torch.Tensor:
+    """A price [9] at widths [C], linear between whole ones."""
+    prices = torch.tensor(table, dtype=torch.float32)
+    whole = bits.detach().floor().clamp(max=MAX_BITS - 1).long()
+    return prices[whole] + (bits - whole) * (prices[whole + 1] - prices[whole])

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch.nn import functional as F
 
 from sgsc_micro.compress import size
+from sgsc_micro.compress.loop import PRESS
 from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.quantisers import ActivationQuantiser
 from sgsc_micro.preserve import NO_LABEL
 from sgsc_micro.project import CompressionConfig
 
+SETTLE = "settle"
+"""The phase in which bits stand still and margins are won back."""
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -40,15 +43,26 @@ class Lessons:
         return self.labels.dim() == 2
 
 
+Widths = dict[str, torch.Tensor]
+"""Layer -> [C]."""
+
+
 @dataclass(frozen=True)
 class Proposal:
     """What a step tries. Together with the accepted state it decides every byte of the outcome."""
 
     step: int
-    phase: str  # start: at 8 bits; press: bits and ranges move; settle: they stand still
+    phase: str  # start: at 8 bits; press: bits and ranges move, or channels go; settle: they stand still
     gamma: float
-    floors: dict[str, torch.Tensor]  # layer -> width [C] below which no channel may go
-    goal: float = 0.0  # share of the size at 8 bits below which nothing is gained
+    floors: Widths  # below which no width may go
+    ceilings: Widths  # and above which
+    goals: dict[str, float] = field(default_factory=dict)  # price -> share of it at 8 bits that is small enough
+    removed: dict[str, list[int]] = field(default_factory=dict)  # layer -> channels that go in this step
+
+    @property
+    def learns_bits(self) -> bool:
+        """Whether widths move with the gradient."""
+        return self.phase == PRESS and not self.removed
 
 
 def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, config: CompressionConfig) -> None:
@@ -59,24 +73,38 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches)
     quantisers = {name: layer.quantiser for name, layer in network.layers.items()}
     for name, quantiser in quantisers.items():
-        quantiser.project(proposal.floors[name])
-    full_size = size.at_eight_bits(network)
+        quantiser.project(proposal.floors[name], proposal.ceilings[name])
     for epoch in range(config.epochs):
-        moving = proposal.phase == "press" and epoch < MOVING * config.epochs
+        moving = proposal.learns_bits and epoch < MOVING * config.epochs
         for quantiser in quantisers.values():
             quantiser.requires_grad_(moving)
         for rows in torch.randperm(len(lessons.labels), generator=generator).split(config.batch):
             with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
                 loss = _task_loss(network, lessons, rows, config.distillation, generator)
             if moving:
-                loss = loss + proposal.gamma * (size.cost(network) / full_size - proposal.goal).clamp(min=0)
+                for price, goal in proposal.goals.items():
+                    loss = loss + proposal.gamma * (size.share(network, price) - goal).clamp(min=0)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
             if moving:
                 for name, quantiser in quantisers.items():
-                    quantiser.project(proposal.floors[name])
+                    quantiser.project(proposal.floors[name], proposal.ceilings[name])
+
+
+def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Widths:
+    """By how much the loss over ``count`` inputs would change, to first order, without a channel's weights and bias:
+    |sum of w dL/dw| (1611.06440)."""
+    rows = torch.arange(min(count, len(lessons.labels))) * (len(lessons.labels) // min(count, len(lessons.labels)))
+    loss = _task_loss(network, replace(lessons, augment=None), rows, 0.0, torch.Generator().manual_seed(0))
+    parameters = {name: (layer.weight, layer.bias) for name, layer in network.layers.items()}
+    gradients = iter(torch.autograd.grad(loss, [tensor for pair in parameters.values() for tensor in pair]))
+    found = {}
+    for name, (weight, bias) in parameters.items():
+        products = (weight * next(gradients)).flatten(1).sum(1) + bias * next(gradients)  # [C]
+        found[name] = products.abs().detach()
+    return found
 
 
 def _task_loss(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import tvm
 
+    from sgsc_micro.footprint import Footprint
     from sgsc_micro.preserve import CaseSet
     from sgsc_micro.user_code import Split, UserCode
 
@@ -44,7 +45,7 @@ class Source(Protocol):
         reference: Path,
         training: Split,
         cases: CaseSet,
-        stored_bytes: Callable[[tvm.IRModule], int],
+        measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],
     ) -> dict[str, int]:

@@ -19,6 +19,7 @@ from sgsc_micro.compress import compress_trained
 from sgsc_micro.compress.layers import from_arrays, to_arrays, with_constants
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_file
+from sgsc_micro.footprint import Footprint
 from sgsc_micro.importers import from_tflite
 from sgsc_micro.ir import bindings_of, constant_of, shape_of
 from sgsc_micro.preserve import CaseSet
@@ -68,7 +69,7 @@ class TFLiteSource:
         reference: Path,
         training: Split,
         cases: CaseSet,
-        stored_bytes: Callable[[tvm.IRModule], int],
+        measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],
     ) -> dict[str, int]:
@@ -77,11 +78,12 @@ class TFLiteSource:
             from_tflite(reference / TFLITE_NETWORK),
             training.inputs,
             cases,
-            stored_bytes,
+            measure,
             folder,
             self._project.compress,
             self._project.policy,
             progress,
+            budget=self._project.budget,
         )
         shutil.copyfile(reference / TFLITE_NETWORK, folder / TFLITE_NETWORK)
         save_arrays(folder / TFLITE_CHANGES, to_arrays(result.constants))

@@ -17,6 +17,7 @@ from sgsc_micro.arrays import digest
 from sgsc_micro.compress import check_supported, compress
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import atomic_path
+from sgsc_micro.footprint import Footprint
 from sgsc_micro.preserve import CaseSet
 from sgsc_micro.project import TorchProject
 from sgsc_micro.sources import TORCH_NETWORK
@@ -66,7 +67,7 @@ class TorchSource:
         reference: Path,
         training: Split,
         cases: CaseSet,
-        stored_bytes: Callable[[tvm.IRModule], int],
+        measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],
     ) -> dict[str, int]:
@@ -76,11 +77,12 @@ class TorchSource:
             training.inputs,
             training.labels,
             cases,
-            stored_bytes,
+            measure,
             folder,
             self._project.compress,
             self._project.policy,
             progress,
+            budget=self._project.budget,
         )
         torch.export.save(result.program, folder / TORCH_NETWORK)
         return {"stored_bytes": result.stored_bytes, "start_bytes": result.start_bytes}

@@ -1,0 +1,98 @@
+"""What self-compression tries next: how hard it presses, where no bit may go any more, which channels it removes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from sgsc_micro.compress import loop, size
+from sgsc_micro.compress.journal import Line
+from sgsc_micro.compress.network import QuantisedNetwork
+from sgsc_micro.compress.training import SETTLE, Proposal, Widths
+from sgsc_micro.project import Budget, CompressionConfig, Strategy
+from sgsc_micro.storage import MAX_BITS
+
+PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke P
+PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
+RESCUES = 3  # trainings at 8 bits before P counts as impossible
+BELOW = 0.98  # of a budget is aimed at
+FIRST_REMOVAL, LARGEST_REMOVAL = 1 / 16, 1 / 4  # of the channels that are left
+
+
+def next_proposal(
+    lines: list[Line],
+    accepted: QuantisedNetwork,
+    config: CompressionConfig,
+    budget: Budget,
+    harms: Callable[[QuantisedNetwork], Widths],
+) -> Proposal | None:
+    """What to try after these journal lines, or None at the end; a resumed run goes the same way.
+
+    ``harms`` says what the loss of each channel would do; removals are chosen by it.
+
+    Raises SgscError naming the cases where P cannot be held even at 8 bits.
+    """
+    pressed = [line for line in lines if line["phase"] == loop.PRESS]
+    gamma, idle = config.gamma, 0
+    for line in pressed:
+        idle = 0 if line["accepted"] else idle + 1
+        gamma *= PRESS if line["passed"] else EASE
+    floors, ceilings = _bounds(pressed, accepted, config.strategy)
+    step, last = len(lines), next((line for line in reversed(lines) if line["accepted"]), None)
+    if last is None:
+        if step > RESCUES:
+            raise loop.impossible(lines)
+        return Proposal(step, loop.START, 0.0, floors, ceilings)
+    footprint = loop.footprint_of(last)
+    if len(pressed) < config.steps and idle < PATIENCE and not loop.is_enough(budget, footprint):
+        goals = {name: BELOW * limit / getattr(footprint, name) for name, limit in budget.limits.items()}
+        goals = {name: part * size.share(accepted, name).item() for name, part in goals.items()} or {"flash": 0.0}
+        if config.strategy is not Strategy.PRUNE:
+            return Proposal(step, loop.PRESS, gamma, floors, ceilings, goals)
+        if removed := _removal(pressed, accepted, harms(accepted), list(goals)):
+            for name, channels in removed.items():
+                floors[name][channels] = ceilings[name][channels] = 0
+            return Proposal(step, loop.PRESS, 0.0, floors, ceilings, removed=removed)
+    settled = sum(line["phase"] == SETTLE for line in lines)
+    return Proposal(step, SETTLE, 0.0, floors, ceilings) if settled < config.settle else None
+
+
+def _bounds(pressed: list[Line], accepted: QuantisedNetwork, strategy: Strategy) -> tuple[Widths, Widths]:
+    """Between which widths may go: by the strategy, and by what steps that were refused have shown."""
+    bits = {name: layer.quantiser.bits.detach() for name, layer in accepted.layers.items()}
+    ceilings = {name: torch.full_like(widths, MAX_BITS) for name, widths in bits.items()}
+    if strategy is Strategy.PRUNE:
+        ceilings = {name: MAX_BITS * (widths > 0).float() for name, widths in bits.items()}
+        return {name: widths.clone() for name, widths in ceilings.items()}, ceilings
+    least = 1.0 if strategy is Strategy.BITS else 0.0
+    floors = {name: torch.full_like(widths, least) for name, widths in bits.items()}
+    for line in pressed:
+        for name, channels in line["raised"].items():
+            for channel, floor in channels.items():
+                floors[name][int(channel)] = floor
+    return floors, ceilings
+
+
+def _removal(pressed: list[Line], accepted: QuantisedNetwork, harms: Widths, prices: list[str]) -> dict[str, list[int]]:
+    """The channels that promise least harm for what they cost; more after a step that was accepted, fewer after one
+    that was not; one that was refused alone is held."""
+    held: set[tuple[str, int]] = set()
+    count = sum(int((layer.quantiser.bits > 0).sum()) for layer in accepted.layers.values())
+    wanted = max(1, int(FIRST_REMOVAL * count))
+    for line in pressed:
+        gone = [(name, channel) for name, channels in line["removed"].items() for channel in channels]
+        wanted = 2 * len(gone) if line["accepted"] else len(gone) // 2
+        if not line["accepted"] and len(gone) == 1:
+            held.update(gone)
+    wanted = min(max(wanted, 1), max(1, int(LARGEST_REMOVAL * count)))
+    candidates = []
+    for name, saved in size.savings(accepted, prices).items():
+        for channel in range(len(saved)):
+            if saved[channel] > 0 and (name, channel) not in held:
+                candidates.append((float(harms[name][channel] / saved[channel]), name, channel))
+    candidates.sort()
+    removed: dict[str, list[int]] = {}
+    for _, name, channel in candidates[:wanted]:
+        removed.setdefault(name, []).append(channel)
+    return removed
