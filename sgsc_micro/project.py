@@ -125,8 +125,8 @@ class CompressionConfig(_Table):
     """Of widths and ranges."""
     scale_learning_rate: Positive = 2e-3
     """Of the logarithms of the activation scales."""
-    gamma: Positive = 1.0
-    """What the whole network at 8 bits costs at first, in units of the task loss."""
+    gamma: Positive = 2.0
+    """What the whole network at 8 bits costs beyond what a step aims at, in units of the task loss."""
     distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Share of the loss that asks for the reference's distribution and not for the label."""
     seed: Count = 0

@@ -19,6 +19,7 @@ from sgsc_micro.compress import (
     compress,
     journal,
     proposals,
+    size,
     training,
 )
 from sgsc_micro.compress.network import QuantisedNetwork
@@ -147,7 +148,7 @@ def test_training_data_that_are_not_numbers_are_named(task: Any, tmp_path: Path)
         compress(network, broken, labels, cases, stored, tmp_path)
 
 
-def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -> None:
+def test_floors_come_from_the_journal_and_a_step_aims_higher_where_p_broke(task: Any) -> None:
     network = quantised(task)
     line = {"phase": "start", "passed": True, "accepted": True, "flips": [], "diverged": [], "raised": {}}
     line |= {"bytes": 100, "ram": 0, "instructions": 0}
@@ -162,7 +163,8 @@ def test_floors_come_from_the_journal_and_gamma_eases_where_p_broke(task: Any) -
     proposal = proposals.next_proposal([line, broke], network, CONFIG, Budget(), no_harms)
     assert proposal is not None and proposal.phase == "press"
     assert proposal.floors["dense"].tolist() == [0, 5, 0]
-    assert proposal.gamma == pytest.approx(CONFIG.gamma * proposals.EASE)
+    share = size.share(network, "flash").item()
+    assert proposal.goals == {"flash": pytest.approx(share * proposals.HALF**proposals.TIMID)}
     ended = proposals.next_proposal([line] + [broke] * proposals.PATIENCE, network, CONFIG, Budget(), no_harms)
     assert ended is not None and ended.phase == "settle"
 

@@ -13,7 +13,8 @@ from sgsc_micro.compress.training import SETTLE, Proposal, Widths
 from sgsc_micro.project import Budget, CompressionConfig, Strategy
 from sgsc_micro.storage import MAX_BITS
 
-PRESS, EASE = 1.25, 0.7  # gamma after a step was accepted, and after one broke P
+HALF = 0.5  # of what is stored is what a step aims at, at most
+BOLDER, TIMID = 1.4, 0.5  # exponents of that share after a step was accepted, and after one was not
 PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
 RESCUES = 3  # trainings at 8 bits before P counts as impossible
 BELOW = 0.98  # of a budget is aimed at
@@ -34,10 +35,10 @@ def next_proposal(
     Raises SgscError naming the cases where P cannot be held even at 8 bits.
     """
     pressed = [line for line in lines if line["phase"] == loop.PRESS]
-    gamma, idle = config.gamma, 0
+    aim, idle = HALF, 0
     for line in pressed:
         idle = 0 if line["accepted"] else idle + 1
-        gamma *= PRESS if line["passed"] else EASE
+        aim = max(HALF, aim ** (BOLDER if line["accepted"] else TIMID))
     floors, ceilings = _bounds(pressed, accepted, config.strategy)
     step, last = len(lines), next((line for line in reversed(lines) if line["accepted"]), None)
     if last is None:
@@ -46,10 +47,13 @@ def next_proposal(
         return Proposal(step, loop.START, 0.0, floors, ceilings)
     footprint = loop.footprint_of(last)
     if len(pressed) < config.steps and idle < PATIENCE and not loop.is_enough(budget, footprint):
-        goals = {name: BELOW * limit / getattr(footprint, name) for name, limit in budget.limits.items()}
-        goals = {name: part * size.share(accepted, name).item() for name, part in goals.items()} or {"flash": 0.0}
+        limits = {name: BELOW * limit / getattr(footprint, name) for name, limit in budget.limits.items()}
+        goals = {
+            name: max(aim, limit) * size.share(accepted, name).item()
+            for name, limit in (limits or {"flash": 0.0}).items()
+        }
         if config.strategy is not Strategy.PRUNE:
-            return Proposal(step, loop.PRESS, gamma, floors, ceilings, goals)
+            return Proposal(step, loop.PRESS, config.gamma, floors, ceilings, goals)
         if removed := _removal(pressed, accepted, harms(accepted), list(goals)):
             for name, channels in removed.items():
                 floors[name][channels] = ceilings[name][channels] = 0

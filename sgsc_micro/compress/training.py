@@ -74,13 +74,15 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
     quantisers = {name: layer.quantiser for name, layer in network.layers.items()}
     for name, quantiser in quantisers.items():
         quantiser.project(proposal.floors[name], proposal.ceilings[name])
+    weights = lessons.weights.clone()
     for epoch in range(config.epochs):
+        _weigh_lost_cases(network, lessons, weights)
         moving = proposal.learns_bits and epoch < MOVING * config.epochs
         for quantiser in quantisers.values():
             quantiser.requires_grad_(moving)
         for rows in torch.randperm(len(lessons.labels), generator=generator).split(config.batch):
             with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-                loss = _task_loss(network, lessons, rows, config.distillation, generator)
+                loss = _task_loss(network, lessons, rows, weights[rows], config.distillation, generator)
             if moving:
                 for price, goal in proposal.goals.items():
                     loss = loss + proposal.gamma * (size.share(network, price) - goal).clamp(min=0)
@@ -93,11 +95,23 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
                     quantiser.project(proposal.floors[name], proposal.ceilings[name])
 
 
+@torch.no_grad()
+def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> None:
+    """Double the weights [N] of the preserved cases that the network gets wrong and the reference right."""
+    if lessons.preserved == 0:
+        return
+    inputs, labels = lessons.inputs[-lessons.preserved :], lessons.labels[-lessons.preserved :]
+    right, found = ((answer(inputs).argmax(-1) == labels) for answer in (lessons.reference, network))
+    lost = (right & ~found).flatten(1).any(1) if lessons.are_sequences else right & ~found  # [P]
+    weights[-lessons.preserved :] *= 1 + lost.float()
+
+
 def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Widths:
     """By how much the loss over ``count`` inputs would change, to first order, without a channel's weights and bias:
     |sum of w dL/dw| (1611.06440)."""
     rows = torch.arange(min(count, len(lessons.labels))) * (len(lessons.labels) // min(count, len(lessons.labels)))
-    loss = _task_loss(network, replace(lessons, augment=None), rows, 0.0, torch.Generator().manual_seed(0))
+    plain, generator = replace(lessons, augment=None), torch.Generator().manual_seed(0)
+    loss = _task_loss(network, plain, rows, lessons.weights[rows], 0.0, generator)
     parameters = {name: (layer.weight, layer.bias) for name, layer in network.layers.items()}
     gradients = iter(torch.autograd.grad(loss, [tensor for pair in parameters.values() for tensor in pair]))
     found = {}
@@ -108,7 +122,12 @@ def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Wid
 
 
 def _task_loss(
-    network: QuantisedNetwork, lessons: Lessons, rows: torch.Tensor, distillation: float, generator: torch.Generator
+    network: QuantisedNetwork,
+    lessons: Lessons,
+    rows: torch.Tensor,
+    weights: torch.Tensor,
+    distillation: float,
+    generator: torch.Generator,
 ) -> torch.Tensor:
     """Cross-entropy with what the labels say and what the reference says, over a batch.
 
@@ -134,7 +153,7 @@ def _task_loss(
         known = share[:, None] * known + (1 - share[:, None]) * known[partners]
     target = distillation * taught + (1 - distillation) * known
     losses = -(target * logits.log_softmax(-1)).sum(-1)  # [B] or [B, T]
-    weights = _beside(lessons.weights[rows], labels) * counted
+    weights = _beside(weights, labels) * counted
     return (losses * weights).sum() / weights.sum()
 
 
