@@ -220,7 +220,7 @@ class Build:
         if self.project.library.selftest == 0:
             return None
         cases = preserve.load(self.shared / "preserve" / "P.npz")
-        narrowest = np.argsort(preserve.margins(cases.reference, cases.labels), kind="stable")
+        narrowest = np.argsort(preserve.smallest_margins(cases, cases.reference), kind="stable")
         return cases.inputs[narrowest[: self.project.library.selftest]]
 
     def _firmware(self) -> bool:

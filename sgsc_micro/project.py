@@ -21,6 +21,10 @@ LIMITS = ("flash", "ram", "instructions")
 
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+SEQUENCE_LOSS_RISE = 0.05
+"""Nats a token."""
 
 
 class _Table(BaseModel):
@@ -57,11 +61,29 @@ class Preserve(_Table):
 
 
 class Policy(_Table):
-    """What a candidate may do to the preservation set: so many negative flips, and so far from the reference."""
+    """What a candidate may do to the preservation set, always compared with the reference."""
 
-    max_flips: Count = 0
+    max_flips: Count | None = None
+    """Cases with a decision that the reference gets right and the candidate wrong. None: 0; where cases are sequences,
+    of which every position is a decision, as many as the loss allows."""
     max_divergence: Positive | None = None
     """Of any output, in the outputs' own unit; none: not asked."""
+    slice_tolerance: Share | None = None
+    """By how much the share of right decisions of any slice may fall; none: not asked."""
+    slices: dict[str, Share] = {}
+    """The same for slices by name."""
+    max_loss_rise: Annotated[float, Field(ge=0)] | None = None
+    """Of the mean cross-entropy of a decision, in nats, outputs taken as logits. None: not asked; of sequences
+    SEQUENCE_LOSS_RISE."""
+    min_agreement: Share | None = None
+    """Share of decisions that must be the reference's, right or wrong; none: not asked."""
+
+    def resolved(self, sequences: bool) -> Policy:
+        """With the defaults that depend on what a case is."""
+        if not sequences:
+            return self if self.max_flips is not None else self.model_copy(update={"max_flips": 0})
+        rise = SEQUENCE_LOSS_RISE if self.max_loss_rise is None else self.max_loss_rise
+        return self.model_copy(update={"max_loss_rise": rise})
 
 
 class Budget(_Table):
@@ -127,7 +149,7 @@ class CompressionConfig(_Table):
     """Of the logarithms of the activation scales."""
     gamma: Positive = 2.0
     """What the whole network at 8 bits costs beyond what a step aims at, in units of the task loss."""
-    distillation: Annotated[float, Field(ge=0, le=1)] = 0.5
+    distillation: Share = 0.5
     """Share of the loss that asks for the reference's distribution and not for the label."""
     seed: Count = 0
 
@@ -137,7 +159,7 @@ class PostTrainingConfig(_Table):
 
     steps: Count = 80
     """Proposals."""
-    share: Annotated[float, Field(ge=0, le=1)] = 0.0
+    share: Share = 0.0
     """Of the bytes at 8 bits: the search ends where no more are left; 0: it goes on until nothing can be lowered."""
     samples: Annotated[int, Field(ge=1)] = 512
     """Inputs of the training side, beside the preserved cases, that the network is rebuilt for."""

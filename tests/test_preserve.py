@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.preserve import CaseSet, check_disjoint, choose, judge, load, load_user_cases, save, upper_bound
+from sgsc_micro.preserve import (
+    NO_LABEL,
+    CaseSet,
+    check_disjoint,
+    choose,
+    judge,
+    load,
+    load_user_cases,
+    margins,
+    safe_prefix,
+    save,
+    upper_bound,
+)
 from sgsc_micro.preserve.selection import Candidates, by_k_center, by_margin, hybrid
 from sgsc_micro.project import Policy
 
@@ -213,3 +225,86 @@ def test_a_set_that_repeats_itself_is_no_iid_sample(name: str) -> None:
     sets[name].inputs[5] = sets[name].inputs[2]
     with pytest.raises(SgscError, match=f"{name}/2 = {name}/5"):
         check_disjoint(**sets)
+
+
+# Sequences, slices, means
+
+
+def sequences() -> tuple[CaseSet, np.ndarray]:
+    """Two cases of three positions and two classes, one position without a label; the reference is wrong at one."""
+    labels = np.array([[0, 1, NO_LABEL], [1, 1, 0]])
+    reference = np.array([[[2, 0], [0, 3], [9, 0]], [[1, 0], [0, 1], [4, 0]]], np.float32)
+    cases = CaseSet(np.array(["a", "b"]), np.zeros((2, 3), np.float32), labels, reference, "user")
+    return cases, reference.copy()
+
+
+def test_every_position_of_a_sequence_is_a_decision() -> None:
+    cases, outputs = sequences()
+    assert margins(outputs, cases.labels).tolist() == [[2, 3, np.inf], [-1, 1, 4]]
+    verdict = judge(cases, outputs)
+    assert verdict.passed and verdict.margins.tolist() == [2, 1]  # where the reference is right
+    outputs[0, 2] = [0, 9]  # nothing is asked there
+    outputs[1, 0] = [5, 0]  # wrong before
+    assert judge(cases, outputs, Policy(max_flips=0)).flips == ()
+    outputs[1, 2] = [0, 1]
+    assert judge(cases, outputs, Policy(max_flips=0, max_loss_rise=9)).violations == ("1 negative flips, 0 allowed",)
+
+
+def test_the_loss_of_sequences_may_rise_by_so_much() -> None:
+    cases, outputs = sequences()
+    outputs[0, 0] = [0, 0]
+    verdict = judge(cases, outputs)
+    counted = [(2, 0), (3, 0), (0, 1), (1, 0), (4, 0)]  # the label's logit and the other one's
+    before = np.mean([np.log1p(np.exp(other - own)) for own, other in counted])
+    after = before + (np.log(2) - np.log1p(np.exp(-2))) / 5
+    assert (verdict.loss.reference, verdict.loss.candidate) == (pytest.approx(before), pytest.approx(after))
+    assert verdict.flips == () and len(verdict.violations) == 1 and "loss" in verdict.violations[0]
+    assert judge(cases, outputs, Policy(max_loss_rise=0.2)).passed
+
+
+def test_a_slice_may_fall_by_its_own_tolerance() -> None:
+    cases = make(8)
+    cases = CaseSet(
+        cases.ids, cases.inputs, cases.labels, cases.reference, "user", slices=np.array(["day"] * 4 + ["night"] * 4)
+    )
+    outputs = cases.reference.copy()
+    outputs[5, cases.labels[5]] = -9
+    loose = {"max_flips": 1, "slice_tolerance": 0.1}
+    verdict = judge(cases, outputs, Policy(**loose))
+    assert verdict.violations == ("slice night: 100.0% right before, 75.0% now",)
+    assert verdict.slices["day"].candidate == 1
+    assert judge(cases, outputs, Policy(**loose, slices={"night": 0.25})).passed
+    with pytest.raises(SgscError, match="no slice dusk"):
+        judge(cases, outputs, Policy(slices={"dusk": 0.1}))
+
+
+def test_agreement_counts_wrong_decisions_too() -> None:
+    cases = make(4)
+    outputs = cases.reference.copy()
+    outputs[2, (cases.labels[2] + 1) % 3] = 9
+    assert judge(cases, outputs, Policy(max_flips=1, min_agreement=0.75)).passed
+    assert not judge(cases, outputs, Policy(max_flips=1, min_agreement=0.8)).passed
+
+
+# What may be said of unseen data
+
+
+def test_the_bounds_cover_as_often_as_they_say() -> None:
+    """1,000 draws of C: Clopper-Pearson on one model, Learn then Test along a path that gets worse."""
+    random, n, rate = np.random.default_rng(0), 400, 0.02
+    missed = np.mean([upper_bound(int(flips), n) < rate for flips in random.binomial(n, rate, 1000)])
+    assert missed <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+    rates = np.linspace(0.001, 0.06, 12)
+    limits = np.sort(random.random((1000, n, 1)), axis=1)  # one draw for all models: each breaks what the last broke
+    paths = (limits < rates).sum(axis=1)  # [1000, 12]
+    chosen = np.array([safe_prefix(path, n, rate) for path in paths.tolist()])
+    wrong = np.mean([length > 0 and rates[length - 1] > rate for length in chosen])
+    assert wrong <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 1000)
+    assert chosen.mean() > 1  # it is not safe by choosing nothing
+    smallest_that_looks_safe = [(path / n <= rate).nonzero()[0].max() for path in paths]
+    assert np.mean(rates[smallest_that_looks_safe] > rate) > 0.3  # what one would do without it
+
+
+def test_a_rate_that_is_none_is_refused() -> None:
+    with pytest.raises(SgscError, match="is no rate"):
+        safe_prefix([0], 10, 0)

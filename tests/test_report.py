@@ -101,6 +101,10 @@ def certificate() -> dict[str, Any]:
             "cases": 3,
             "negative_flips": [],
             "diverged": [],
+            "violations": [],
+            "slices": {"dim": {"reference": 1.0, "candidate": 0.875}},
+            "loss": {"reference": 0.125, "candidate": 0.25},
+            "agreement": 0.9375,
             "mismatches": [],
         },
         "bound": {
@@ -281,3 +285,11 @@ def test_one_model_only(tmp_path: Path, certificate: dict[str, Any]) -> None:
     with pytest.raises(SgscError, match="different models"):
         write_report(tmp_path, MANIFEST, MAP, JOURNAL, certificate)
     assert not list(tmp_path.iterdir())
+
+
+def test_slices_and_violations_are_named(tmp_path: Path, certificate: dict[str, Any]) -> None:
+    certificate["preservation"]["violations"] = ["slice dim: 100.0% right before, 87.5% now"]
+    text = _Text(render(tmp_path, certificate)).text
+    assert "Against the policy: slice dim: 100.0% right before, 87.5% now." in text
+    assert "dim 100 % 87.5 %" in text.replace("\xa0", " ")
+    assert "0.1250 nats a decision before, 0.2500 now" in text

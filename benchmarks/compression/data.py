@@ -39,20 +39,20 @@ class Splits:
 def mnist() -> Splits:
     """Inputs [N, 1, 28, 28] in 0..1; C is 5,000 of the training images, drawn with seed 0."""
     stored = np.load(FOLDER / "mnist.npz")
-    train = Part(_scaled(stored["x_train"][:, None], 0.0, 255.0), stored["y_train"].astype(np.int64))
-    test = Part(_scaled(stored["x_test"][:, None], 0.0, 255.0), stored["y_test"].astype(np.int64))
+    train = Part(_scaled(stored["x_train"][:, None]), stored["y_train"].astype(np.int64))
+    test = Part(_scaled(stored["x_test"][:, None]), stored["y_test"].astype(np.int64))
     return _with_calibration(train, test, 5_000)
 
 
 def cifar() -> Splits:
-    """Inputs [N, 3, 32, 32], about -2..2; C is 5,000 of the training images, drawn with seed 0."""
+    """Inputs [N, 3, 32, 32] in 0..1; C is 5,000 of the training images, drawn with seed 0."""
     stored = np.load(FOLDER / "cifar10_jpeg.npz")
 
     def part(name: str) -> Part:
         data, offsets = stored[f"jpeg_{name}"], stored[f"offset_{name}"]
         pairs = pairwise(offsets)
         images = np.stack([np.asarray(Image.open(io.BytesIO(data[a:b].tobytes()))) for a, b in pairs])
-        return Part(_scaled(images.transpose(0, 3, 1, 2), 128.0, 64.0), stored[f"y_{name}"].astype(np.int64))
+        return Part(_scaled(images.transpose(0, 3, 1, 2)), stored[f"y_{name}"].astype(np.int64))
 
     return _with_calibration(part("train"), part("test"), 5_000)
 
@@ -71,8 +71,8 @@ def names(context: int) -> Splits:
     return Splits(*parts)
 
 
-def _scaled(images: np.ndarray, middle: float, unit: float) -> np.ndarray:
-    return np.ascontiguousarray((images.astype(np.float32) - middle) / unit)
+def _scaled(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.astype(np.float32) / 255)
 
 
 def _with_calibration(train: Part, test: Part, count: int) -> Splits:

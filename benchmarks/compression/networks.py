@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
+import tflite
 import torch
 from rich.progress import track
 from torch import nn
@@ -40,18 +42,26 @@ class DigitNetwork(nn.Module):
 
 
 class ResNet8(nn.Module):
-    """MLPerf Tiny's: 78 thousand weights."""
+    """MLPerf Tiny's, batch norm folded: 78 thousand weights, to begin with those of the float model in ``path``."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
         super().__init__()
         shapes = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
-        self.stem = conv(3, 16)
-        self.first = nn.ModuleList(conv(inputs, outputs, 3, stride) for inputs, outputs, stride in shapes)
-        self.second = nn.ModuleList(conv(outputs, outputs) for _, outputs, _ in shapes)
+        self.stem = nn.Conv2d(3, 16, 3, padding=1)
+        self.first = nn.ModuleList(
+            nn.Conv2d(inputs, outputs, 3, stride, padding=1) for inputs, outputs, stride in shapes
+        )
+        self.second = nn.ModuleList(nn.Conv2d(outputs, outputs, 3, padding=1) for _, outputs, _ in shapes)
         self.short = nn.ModuleList(
-            conv(inputs, outputs, 1, stride) if stride > 1 else nn.Identity() for inputs, outputs, stride in shapes
+            nn.Conv2d(inputs, outputs, 1, stride) if stride > 1 else nn.Identity() for inputs, outputs, stride in shapes
         )
         self.head = nn.Linear(64, 10)
+        blocks = zip(self.first, self.second, self.short, strict=True)
+        layers = [self.stem, *(layer for block in blocks for layer in block), self.head]
+        weighted = [layer for layer in layers if not isinstance(layer, nn.Identity)]
+        for layer, (weight, bias) in zip(weighted, tflite_weights(path), strict=True):
+            layer.weight.data, layer.bias.data = weight, bias
+        self.stem.weight.data *= 255  # it takes 0..255, here 0..1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[N, 3, 32, 32] to logits [N, 10]."""
@@ -59,6 +69,23 @@ class ResNet8(nn.Module):
         for first, second, short in zip(self.first, self.second, self.short, strict=True):
             x = F.relu(second(F.relu(first(x))) + short(x))  # [N, 16, 32, 32], [N, 32, 16, 16], [N, 64, 8, 8]
         return self.head(x.mean((2, 3)))
+
+
+def tflite_weights(path: Path) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Kernels [O, I, ...] and biases [O] of a float .tflite file's layers, in its order."""
+    model = tflite.Model.GetRootAsModel(path.read_bytes(), 0)
+    graph = model.Subgraphs(0)
+
+    def array(number: int) -> torch.Tensor:
+        tensor = graph.Tensors(number)
+        values = model.Buffers(tensor.Buffer()).DataAsNumpy().view(np.float32)
+        return torch.from_numpy(values.reshape(tensor.ShapeAsNumpy()).copy())
+
+    for number in range(graph.OperatorsLength()):
+        inputs = graph.Operators(number).InputsAsNumpy()
+        if len(inputs) == 3:
+            weight = array(inputs[1])
+            yield weight.permute(0, 3, 1, 2) if weight.dim() == 4 else weight, array(inputs[2])
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.training import Proposal
-from sgsc_micro.preserve import CaseSet, Verdict
+from sgsc_micro.preserve import NO_LABEL, CaseSet, Verdict
 from sgsc_micro.storage import MAX_BITS
 
 BLAME = 0.5  # the channels that did so much of the harm get a floor
@@ -19,22 +19,26 @@ def raised_floors(
 ) -> Raised:
     """Layer -> channel -> the width below which it may no longer go: the channels that did most of the harm.
 
-    Harm is, to first order, how far a channel's change of weights lowered the margins of the violated cases:
-    -sum over cases of d margin / d q (q_candidate - q_accepted).
+    Harm is, to first order, how far a channel's change of weights lowered the margins of the cases that flipped or
+    diverged, or of all where none did but a mean fell: -sum over cases of their weight times
+    d margin / d q (q_candidate - q_accepted).
     """
-    rows = np.flatnonzero(np.isin(cases.ids, verdict.flips + verdict.diverged))
+    broken = np.isin(cases.ids, verdict.flips + verdict.diverged)
+    rows = np.flatnonzero(broken if broken.any() else np.ones(len(cases), bool))
     changes: dict[str, torch.Tensor] = {}  # layer -> the candidate's quantised weights
 
     hooks = [
         layer.quantiser.register_forward_hook(lambda _, __, output, name=name: changes.__setitem__(name, output))
         for name, layer in candidate.layers.items()
     ]
-    logits = candidate(torch.from_numpy(cases.inputs[rows]))  # [V, classes]
+    logits = candidate(torch.from_numpy(cases.inputs[rows]))  # [V, classes] or [V, T, classes]
     for hook in hooks:
         hook.remove()
-    label = torch.from_numpy(cases.labels[rows])[:, None]  # [V, 1]
-    margin = logits.gather(1, label)[:, 0] - logits.scatter(1, label, -torch.inf).amax(1)  # [V]
-    gradients = torch.autograd.grad(margin.sum(), list(changes.values()))
+    labels = torch.from_numpy(cases.labels[rows])  # [V] or [V, T]
+    known = labels.clamp(min=0)[..., None]
+    margin = logits.gather(-1, known)[..., 0] - logits.scatter(-1, known, -torch.inf).amax(-1)  # as labels
+    weight = torch.from_numpy(cases.weights[rows]).view(-1, *[1] * (labels.dim() - 1)) * (labels != NO_LABEL)
+    gradients = torch.autograd.grad((margin * weight).sum(), list(changes.values()))
     harm: list[tuple[float, str, int]] = []
     for (name, weights), gradient in zip(changes.items(), gradients, strict=True):
         layer = accepted.layers[name]

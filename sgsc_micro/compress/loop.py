@@ -163,7 +163,7 @@ def _judged(proposal: Step, found: Judged, accepted: Line | None, guard: Guard) 
     smaller = proposal.phase != PRESS or accepted is None or guard.nearer(found.footprint, accepted)
     reason = "" if smaller else "no smaller than what was accepted"
     if not verdict.passed:
-        reason = f"breaks {len({*verdict.flips, *verdict.diverged})} preserved"
+        reason = "; ".join(verdict.violations)
     return _outcome(reason, accepted) | {
         "bytes": found.footprint.flash,
         "ram": found.footprint.ram,

@@ -14,7 +14,7 @@ from scipy.spatial.distance import cdist
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.preserve.cases import CaseSet
-from sgsc_micro.preserve.guard import decisions, margins
+from sgsc_micro.preserve.guard import decisions, smallest_margins
 
 # Two cases are near-duplicates when they lie closer than this fraction of the data's root-mean-square distance from
 # its mean. A copy after noise, re-encoding or a change of brightness does; two images of one class do not (the
@@ -81,17 +81,18 @@ def choose(
         raise SgscError(f"preserve: no strategy '{strategy}'", hint=f"there are {', '.join(STRATEGIES)}")
     ids = np.array([f"train/{row}" for row in range(len(inputs))])
     pool = CaseSet(ids, inputs, labels, reference, strategy)  # a check of all that follows
-    right = decisions(pool.reference) == pool.labels
+    right = (decisions(pool.reference) == pool.labels).reshape(len(pool), -1).any(axis=1)
     if not 0 < size <= right.sum():
         raise SgscError(
             f"preserve: size {size}, but the reference gets {right.sum()} of {len(pool)} training cases right",
             hint="ask for fewer cases, or train the network further",
         )
     described = (pool.inputs if features is None else features).reshape(len(pool), -1)  # [N, F]
-    confidence = margins(pool.reference, pool.labels)
+    confidence = smallest_margins(pool, pool.reference)
     rankings = []
-    for label in np.unique(pool.labels[right]):
-        members = np.flatnonzero(right & (pool.labels == label))
+    groups = pool.labels if pool.labels.ndim == 1 else np.zeros(len(pool), int)  # sequences have no class
+    for group in np.unique(groups[right]):
+        members = np.flatnonzero(right & (groups == group))
         ranked = STRATEGIES[strategy](Candidates(confidence[members], described[members]))
         rankings.append(members[np.fromiter(islice(ranked, size), dtype=np.int64)].tolist())
     in_turn = (row for round_ in zip_longest(*rankings) for row in round_ if row is not None)

@@ -68,7 +68,7 @@ def certify(
     """
     cases, manifest = evidence.cases, evidence.manifest
     outputs = np.stack([outcome.output for outcome in outcomes])
-    real = from_stored(manifest, outputs).reshape(len(cases), -1)
+    real = from_stored(manifest, outputs).reshape(cases.reference.shape)
     verdict = judge(cases, real, evidence.policy)
     exact = (outputs == expected).all(axis=1)
     mismatches = cases.ids[~exact].tolist()
@@ -91,10 +91,14 @@ def certify(
         },
         "preservation": {
             "strategy": cases.strategy,
-            "policy": evidence.policy.model_dump(),
+            "policy": evidence.policy.resolved(cases.labels.ndim == 2).model_dump(),
             "cases": len(cases),
             "negative_flips": list(verdict.flips),
             "diverged": list(verdict.diverged),
+            "violations": list(verdict.violations),
+            "slices": {name: asdict(change) for name, change in verdict.slices.items()},
+            "loss": asdict(verdict.loss),
+            "agreement": verdict.agreement,
             "mismatches": mismatches,
         },
         "bound": bound,
@@ -153,8 +157,8 @@ def _bound(assessment: Assessment) -> dict[str, Any]:
 def _statement(verdict: Verdict, mismatches: list[str], place: Place, bound: str) -> str:
     where = {"host": "the host", "emulated": f"the emulated target ({place.name})", "board": "target"}[place.kind]
     parts = [f"{len(verdict.flips) or 'zero'} negative flips on P ({len(verdict.margins)} cases)"]
-    if verdict.diverged:
-        parts.append(f"{len(verdict.diverged)} cases further from the reference than the policy allows")
+    if verdict.violations:
+        parts.append(f"against the policy: {'; '.join(verdict.violations)}")
     parts.append(f"{len(mismatches)} cases not bit-exact on {where}" if mismatches else f"bit-exact on {where}")
     return f"{', '.join(parts)}; {bound}"
 
@@ -189,9 +193,9 @@ def _cases(
     return [
         {
             "id": name,
-            "label": int(label),
-            "reference": int(before),
-            "decision": int(after),
+            "label": label.tolist(),
+            "reference": before.tolist(),
+            "decision": after.tolist(),
             "verdict": verdicts.get(name, "preserved") if bit_exact else "mismatch",
             "bit_exact": bool(bit_exact),
             "cost": outcome.cost,
