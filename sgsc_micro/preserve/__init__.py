@@ -1,22 +1,28 @@
 """The preservation set: which cases must keep working, how they are kept, and the guard's verdict on a candidate."""
 
 from sgsc_micro.preserve.cases import NO_LABEL, CaseSet, load, load_user_cases, merge, save
+from sgsc_micro.preserve.disjoint import check_disjoint, label_conflicts
 from sgsc_micro.preserve.guard import Verdict, decisions, judge, margins, upper_bound
-from sgsc_micro.preserve.selection import STRATEGIES, check_disjoint, choose
+from sgsc_micro.preserve.selection import check_reference, choose, strategy_of
+from sgsc_micro.preserve.strategies import STRATEGIES, Features
 
 __all__ = [
     "NO_LABEL",
     "STRATEGIES",
     "CaseSet",
+    "Features",
     "Verdict",
     "check_disjoint",
+    "check_reference",
     "choose",
     "decisions",
     "judge",
+    "label_conflicts",
     "load",
     "load_user_cases",
     "margins",
     "merge",
     "save",
+    "strategy_of",
     "upper_bound",
 ]
