@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from sgsc_micro.artifacts import make_firmware, make_library, write_readme
 from sgsc_micro.compiler_flags import ANY_TARGET, Objective
+from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
@@ -103,11 +103,13 @@ class Build:
             answer = self._source.answer
             splits = {
                 name: preserve.CaseSet(
-                    _ids(name, split.labels), split.inputs, split.labels, answer(split.inputs), "all"
+                    ids=_ids(name, split.labels), reference=answer(split.inputs), strategy="all", **vars(split)
                 )
                 for name, split in self._source.code.data.items()
             }
-            chosen = self._chosen(splits["train"], answer)
+            preserve.check_reference(splits["train"], "data().train")
+            chosen = self._chosen(splits["train"])
+            preserve.check_reference(chosen, "P")
             preserve.check_disjoint(chosen, splits["calibration"], splits["test"], splits["train"])
             for name, cases in (("P", chosen), ("C", splits["calibration"]), ("T", splits["test"])):
                 preserve.save(cases, folder / f"{name}.npz")
@@ -116,19 +118,29 @@ class Build:
         inputs = self.project.preserve.model_dump(mode="json") | {
             "reference": record_hash(self.shared / "reference"),
             "cases": sha256_file(self.project.path(own)) if own else None,
-            "code": code_hash("preserve"),
+            "code": code_hash("preserve", "sources"),
         }
         return run_stage(self.shared / "preserve", inputs, work)
 
-    def _chosen(self, train: CaseSet, answer: Callable[[np.ndarray], np.ndarray]) -> CaseSet:
+    def _chosen(self, train: CaseSet) -> CaseSet:
+        """What the strategy takes of the training side, and the user's own."""
         from sgsc_micro import preserve
 
-        settings = self.project.preserve
+        settings, source = self.project.preserve, self._source
         sets = []
         if settings.size:
-            sets.append(preserve.choose(train.inputs, train.labels, train.reference, settings.size, settings.strategy))
+            kind = preserve.strategy_of(settings.strategy).features
+            features = source.features(train.inputs, train.labels, kind) if kind else None
+            if features is None and kind is preserve.Features.GRAD_CAM:
+                raise SgscError(
+                    f"preserve: strategy '{settings.strategy}' needs a torch network with a convolution and one label "
+                    "a case",
+                    hint="take another strategy: k_center spreads cases over what any network is given",
+                )
+            sets.append(preserve.choose(train, settings.size, settings.strategy, features, settings.seed))
         if settings.cases:
-            sets.append(preserve.load_user_cases(self.project.path(settings.cases), train.inputs.shape[1:], answer))
+            path = self.project.path(settings.cases)
+            sets.append(preserve.load_user_cases(path, train.inputs.shape[1:], source.answer))
         return preserve.merge(sets)
 
     def _compress(self) -> bool:
@@ -138,7 +150,6 @@ class Build:
         from sgsc_micro import preserve
         from sgsc_micro.codegen import footprint
         from sgsc_micro.passes import optimise
-        from sgsc_micro.user_code import Split
 
         cases = preserve.load(self.shared / "preserve" / "P.npz")
         board, objective = self._budgeted()
@@ -148,7 +159,7 @@ class Build:
             free = ~np.isin(_ids("train", train.labels), cases.ids)
             summary = self._source.compress(
                 self.shared / "reference",
-                Split(train.inputs[free], train.labels[free]),
+                train.subset(free),
                 cases,
                 lambda module: footprint(optimise(module, board, objective)),
                 folder,

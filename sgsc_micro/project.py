@@ -56,6 +56,8 @@ class Preserve(_Table):
 
     size: Count = 150
     strategy: str = "hybrid"
+    seed: Count = 0
+    """Of the strategy ``random``."""
     cases: Path | None = None
     """A user's own .npz of ``inputs`` [N, ...] and ``labels`` [N]."""
 

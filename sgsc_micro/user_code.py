@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
@@ -22,10 +22,16 @@ SPLITS = ("train", "calibration", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """inputs float32 [N, ...], labels int64 [N]."""
+    """inputs float32 [N, ...], labels int64 [N], or [N, T] of sequences; slices str [N] and weights float32 [N]."""
 
     inputs: np.ndarray
     labels: np.ndarray
+    slices: np.ndarray
+    weights: np.ndarray
+
+    def subset(self, rows: np.ndarray) -> Split:
+        """The cases of ``rows``: numbers, or True where wanted [N]."""
+        return Split(*(getattr(self, field.name)[rows] for field in fields(self)))
 
 
 class UserCode:
@@ -48,7 +54,7 @@ class UserCode:
                     f"{self._path}: data() has no {name}",
                     hint=f"return an object with {', '.join(SPLITS)}, each with inputs and labels",
                 )
-            splits[name] = self._checked(name, np.asarray(part.inputs), np.asarray(part.labels))
+            splits[name] = self._checked(name, part)
         shapes = {name: split.inputs.shape[1:] for name, split in splits.items()}
         if len(set(shapes.values())) > 1:
             raise SgscError(
@@ -59,7 +65,7 @@ class UserCode:
     @cached_property
     def data_hash(self) -> str:
         """Of every byte, shape and type of every split."""
-        arrays = [array for split in self.data.values() for array in (split.inputs, split.labels)]
+        arrays = [getattr(split, field.name) for split in self.data.values() for field in fields(split)]
         return sha256_bytes(" ".join(map(digest, arrays)).encode())
 
     def call(self, function: str) -> Any:
@@ -73,20 +79,38 @@ class UserCode:
                 f"{self._path}: {function}() failed: {type(error).__name__}: {error}", hint="it must run by itself"
             ) from error
 
-    def _checked(self, name: str, inputs: np.ndarray, labels: np.ndarray) -> Split:
+    def _checked(self, name: str, part: Any) -> Split:
+        inputs, labels = np.asarray(part.inputs), np.asarray(part.labels)
         numeric = np.issubdtype(inputs.dtype, np.number) and np.issubdtype(labels.dtype, np.integer)
-        if inputs.ndim < 2 or len(inputs) == 0 or labels.shape != inputs.shape[:1] or not numeric:
+        fits = labels.ndim in (1, 2) and labels.shape[:1] == inputs.shape[:1]
+        if inputs.ndim < 2 or len(inputs) == 0 or not fits or not numeric:
             raise SgscError(
                 f"{self._path}: data().{name}: inputs {inputs.shape} {inputs.dtype}, "
                 f"labels {labels.shape} {labels.dtype}",
-                hint="expected numbers [N, ...] and integer labels [N], N >= 1",
+                hint="expected numbers [N, ...] and integer labels [N], or [N, T] of sequences, N >= 1",
             )
+        slices = np.asarray(_given(part, "slices", np.full(len(inputs), "")))
+        weights = np.asarray(_given(part, "weights", np.ones(len(inputs))))
+        for field, array, kinds in (("slices", slices, "U"), ("weights", weights, "fiu")):
+            if array.shape != inputs.shape[:1] or array.dtype.kind not in kinds:
+                raise SgscError(
+                    f"{self._path}: data().{name}: {field} {array.shape} {array.dtype} for {len(inputs)} cases",
+                    hint="slices are names [N], weights numbers above 0 [N]; leave them out where there are none",
+                )
         if not np.isfinite(inputs).all():
             rows = np.flatnonzero(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1))
             raise SgscError(
                 f"{self._path}: data().{name}: NaN or infinity in rows {rows[:5].tolist()}", hint="clean the data"
             )
-        return Split(self._decode(inputs).astype(np.float32), labels.astype(np.int64))
+        if not ((weights > 0) & np.isfinite(weights)).all():
+            rows = np.flatnonzero(~((weights > 0) & np.isfinite(weights)))
+            raise SgscError(
+                f"{self._path}: data().{name}: weights not above 0 in rows {rows[:5].tolist()}",
+                hint="leave out the cases that do not matter",
+            )
+        return Split(
+            self._decode(inputs).astype(np.float32), labels.astype(np.int64), slices, weights.astype(np.float32)
+        )
 
     @cached_property
     def _module(self) -> ModuleType:
@@ -104,3 +128,9 @@ class UserCode:
         finally:
             sys.path.pop(0)
         return module
+
+
+def _given(part: Any, field: str, default: np.ndarray) -> Any:
+    """An optional array of a split."""
+    value = getattr(part, field, None)
+    return default if value is None else value

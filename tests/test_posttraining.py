@@ -279,7 +279,8 @@ def test_the_keyword_network_at_fewer_bits(tmp_path: Path) -> None:
         inputs = ((file["x"].astype(np.float64) - 83) * 0.58470290899276733).astype(np.float32)
         labels = file["y"].astype(np.int64)
     answers = reference.run(network, inputs)
-    cases = preserve.choose(inputs[:500], labels[:500], answers[:500], 150, "hybrid")
+    pool = preserve.CaseSet(np.arange(500).astype(str), inputs[:500], labels[:500], answers[:500], "all")
+    cases = preserve.choose(pool, 150, "hybrid")
     result = compress_trained(
         network,
         inputs[:500],

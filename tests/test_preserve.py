@@ -23,7 +23,7 @@ from sgsc_micro.preserve import (
     save,
     upper_bound,
 )
-from sgsc_micro.preserve.selection import Candidates, by_k_center, by_margin, hybrid
+from sgsc_micro.preserve.strategies import STRATEGIES, Candidates, by_k_center, by_margin, hybrid
 from sgsc_micro.project import Policy
 
 
@@ -120,36 +120,36 @@ def test_a_users_own_file(tmp_path: Path) -> None:
 
 
 def test_strategies_on_points_of_a_line() -> None:
-    points = Candidates(np.array([3.0, 1.0, 2.0, 0.5]), np.array([[0.0], [1.0], [2.0], [10.0]]))
+    points = Candidates(np.array([3.0, 1.0, 2.0, 0.5]), np.zeros(4), np.array([[0.0], [1.0], [2.0], [10.0]]))
     assert list(by_margin(points)) == [3, 1, 2, 0]
     assert list(by_k_center(points)) == [2, 3, 0, 1]  # nearest the mean 3.25; farthest; farthest from both; the rest
     assert list(hybrid(points)) == [3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("strategy", ["margin", "k_center", "hybrid"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_choice_is_balanced_distinct_and_right_in_the_reference(strategy: str) -> None:
     pool = make(30)
-    reference = pool.reference.copy()
-    reference[4] = (0, -5, 0)  # the reference is wrong: this case preserves nothing
-    chosen = choose(pool.inputs, pool.labels, reference, 12, strategy)
+    pool.reference[4] = (0, -5, 0)  # the reference is wrong: this case preserves nothing
+    chosen = choose(pool, 12, strategy)
     assert np.bincount(chosen.labels).tolist() == [4, 4, 4]
-    assert "train/4" not in chosen.ids
+    assert "case/4" not in chosen.ids
     assert (chosen.reference.argmax(1) == chosen.labels).all()
-    assert chosen.content_hash == choose(pool.inputs, pool.labels, reference, 12, strategy).content_hash
+    assert chosen.content_hash == choose(pool, 12, strategy).content_hash
 
 
 def test_margin_takes_the_narrowest_of_each_class() -> None:
     reference = np.array([[1, 0], [9, 0], [0, 2], [0, 8]], dtype=np.float32)
     inputs = np.arange(4, dtype=np.float32)[:, None]
-    assert choose(inputs, np.array([0, 0, 1, 1]), reference, 2, "margin").ids.tolist() == ["train/0", "train/2"]
+    pool = CaseSet(np.array(list("abcd")), inputs, np.array([0, 0, 1, 1]), reference, "all")
+    assert choose(pool, 2, "margin").ids.tolist() == ["a", "c"]
 
 
 def test_an_impossible_choice_is_refused() -> None:
     pool = make(6)
     with pytest.raises(SgscError, match="no strategy 'marjin'"):
-        choose(pool.inputs, pool.labels, pool.reference, 3, "marjin")
+        choose(pool, 3, "marjin")
     with pytest.raises(SgscError, match="gets 6 of 6"):
-        choose(pool.inputs, pool.labels, pool.reference, 7)
+        choose(pool, 7)
 
 
 def test_overlap_is_an_error_that_names_both_cases() -> None:

@@ -81,7 +81,7 @@ class _Bench:
         self.float_network = canonical(program)
         train = task.splits.train
         everything = self._cases("train", train)
-        chosen = preserve.choose(everything.inputs, everything.labels, everything.reference, task.preserved)
+        chosen = preserve.choose(everything, task.preserved)
         self.P = chosen
         self.C, self.T = self._cases("calibration", task.splits.calibration), self._cases("test", task.splits.test)
         self.free = train.rows(~np.isin(everything.ids, chosen.ids))

@@ -2,19 +2,24 @@
 
 from sgsc_micro.preserve.bounds import safe_prefix, upper_bound
 from sgsc_micro.preserve.cases import NO_LABEL, CaseSet, load, load_user_cases, merge, save
+from sgsc_micro.preserve.disjoint import check_disjoint, label_conflicts
 from sgsc_micro.preserve.guard import Change, Verdict, decisions, judge, margins, smallest_margins
-from sgsc_micro.preserve.selection import STRATEGIES, check_disjoint, choose
+from sgsc_micro.preserve.selection import check_reference, choose, strategy_of
+from sgsc_micro.preserve.strategies import STRATEGIES, Features
 
 __all__ = [
     "NO_LABEL",
     "STRATEGIES",
     "CaseSet",
     "Change",
+    "Features",
     "Verdict",
     "check_disjoint",
+    "check_reference",
     "choose",
     "decisions",
     "judge",
+    "label_conflicts",
     "load",
     "load_user_cases",
     "margins",
@@ -22,5 +27,6 @@ __all__ = [
     "safe_prefix",
     "save",
     "smallest_margins",
+    "strategy_of",
     "upper_bound",
 ]

@@ -57,23 +57,23 @@ class CaseSet:
                 )
         if len(np.unique(self.ids)) < count:
             names, times = np.unique(self.ids, return_counts=True)
-            raise SgscError(f"ids: not unique: {_some(names[times > 1])}", hint="give every case a name of its own")
+            raise SgscError(f"ids: not unique: {some(names[times > 1])}", hint="give every case a name of its own")
         for field in ("inputs", "reference", "weights"):
             finite = np.isfinite(getattr(self, field)).reshape(count, -1).all(axis=1)
             if not finite.all():
                 raise SgscError(
-                    f"{field}: NaN or infinity in cases {_some(self.ids[~finite])}", hint="remove or mend them"
+                    f"{field}: NaN or infinity in cases {some(self.ids[~finite])}", hint="remove or mend them"
                 )
         weightless = self.weights <= 0
         if weightless.any():
             raise SgscError(
-                f"weights: not above 0 in cases {_some(self.ids[weightless])}", hint="leave out what does not matter"
+                f"weights: not above 0 in cases {some(self.ids[weightless])}", hint="leave out what does not matter"
             )
         classes, least = self.reference.shape[-1], NO_LABEL if self.labels.ndim == 2 else 0
         outside = ((self.labels < least) | (self.labels >= classes)).reshape(count, -1).any(axis=1)
         if outside.any():
             raise SgscError(
-                f"labels: outside 0..{classes - 1} in cases {_some(self.ids[outside])}",
+                f"labels: outside 0..{classes - 1} in cases {some(self.ids[outside])}",
                 hint="labels are class numbers of the network's outputs",
             )
 
@@ -161,6 +161,6 @@ def _case_set(path: Path, **fields: Any) -> CaseSet:
         raise SgscError(f"{path}: {error.message}", hint=error.hint) from error
 
 
-def _some(ids: np.ndarray) -> str:
+def some(ids: np.ndarray) -> str:
     """The first few of many names."""
     return ", ".join(ids[:5]) + (f" and {len(ids) - 5} more" if len(ids) > 5 else "")

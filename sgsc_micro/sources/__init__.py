@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import tvm
 
     from sgsc_micro.footprint import Footprint
-    from sgsc_micro.preserve import CaseSet
+    from sgsc_micro.preserve import CaseSet, Features
     from sgsc_micro.user_code import Split, UserCode
 
 TORCH_NETWORK = "network.pt2"
@@ -39,6 +39,9 @@ class Source(Protocol):
 
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """The reference network's outputs float32 [N, classes] for float32 [N, ...]."""
+
+    def features(self, inputs: np.ndarray, labels: np.ndarray, kind: Features) -> np.ndarray | None:
+        """What describes cases float32 [N, ...] of labels [N] as [N, F]; None where this source cannot say."""
 
     def compress(
         self,

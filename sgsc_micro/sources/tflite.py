@@ -22,7 +22,7 @@ from sgsc_micro.files import sha256_file
 from sgsc_micro.footprint import Footprint
 from sgsc_micro.importers import from_tflite
 from sgsc_micro.ir import bindings_of, constant_of, shape_of
-from sgsc_micro.preserve import CaseSet
+from sgsc_micro.preserve import CaseSet, Features
 from sgsc_micro.project import TFLiteProject
 from sgsc_micro.sources import TFLITE_CHANGES, TFLITE_NETWORK
 from sgsc_micro.stages import code_hash
@@ -63,6 +63,10 @@ class TFLiteSource:
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """In exact integers, dequantised."""
         return exact.run(self._network, inputs)
+
+    def features(self, inputs: np.ndarray, labels: np.ndarray, kind: Features) -> np.ndarray | None:
+        """None: the integer network has no gradients, and its layers are not looked into."""
+        return None
 
     def compress(
         self,

@@ -15,12 +15,14 @@ import tvm
 
 from sgsc_micro.arrays import digest
 from sgsc_micro.compress import check_supported, compress
+from sgsc_micro.compress.graph import canonical
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import atomic_path
 from sgsc_micro.footprint import Footprint
-from sgsc_micro.preserve import CaseSet
+from sgsc_micro.preserve import CaseSet, Features
 from sgsc_micro.project import TorchProject
 from sgsc_micro.sources import TORCH_NETWORK
+from sgsc_micro.sources.features import grad_cam, penultimate
 from sgsc_micro.user_code import Split, UserCode
 
 THREADS = 2
@@ -61,6 +63,13 @@ class TorchSource:
         with torch.no_grad():
             batches = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).split(256)
             return torch.cat([self._trained(batch) for batch in batches]).numpy()
+
+    def features(self, inputs: np.ndarray, labels: np.ndarray, kind: Features) -> np.ndarray | None:
+        """Of the float network; no Grad-CAM where it has no convolution or decides more than once a case."""
+        graph = canonical(self._program)
+        if kind is Features.PENULTIMATE:
+            return penultimate(graph, inputs)
+        return grad_cam(graph, inputs, labels)
 
     def compress(
         self,
