@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,12 +15,13 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks.compression.data import Part, Splits
-from sgsc_micro import importers, preserve, reference
+from sgsc_micro import importers, kernels, preserve, reference
 from sgsc_micro.codegen import footprint
 from sgsc_micro.compress import compress, training
 from sgsc_micro.compress.graph import canonical
 from sgsc_micro.compress.network import calibrated
 from sgsc_micro.compress.training import Augment, Lessons, Proposal
+from sgsc_micro.kernels.constants import POOLS
 from sgsc_micro.passes import optimise
 from sgsc_micro.preserve import CaseSet
 from sgsc_micro.project import Budget, CompressionConfig, Policy
@@ -29,13 +32,15 @@ console = Console(highlight=False)
 
 @dataclass(frozen=True)
 class Row:
-    """One network. ``value`` is the metric on T, ``bytes`` what is stored; flips are negative ones."""
+    """One network. ``value`` is the metric on T, ``bytes`` all constants as stored, ``weight_bytes`` the weights among
+    them; flips are negative ones."""
 
     task: str
     method: str
     metric: str
     value: float
     bytes: int
+    weight_bytes: int
     flips_P: int
     flips_T: int
     bound: float
@@ -60,17 +65,19 @@ class Task:
     augment: Augment | None = None
 
 
-def rows_of(task: Task, folder: Path) -> list[Row]:
-    """Every method on one task; journals and checkpoints stay in ``folder``."""
+def rows_of(task: Task, folder: Path, wanted: list[str] | None = None) -> Iterator[Row]:
+    """Every method on one task, or those whose names begin as ``wanted``; journals stay in ``folder``."""
     program = torch.export.export(task.network.eval(), (torch.from_numpy(task.splits.train.inputs[:1]),))
     bench = _Bench(task, program, folder)
-    rows = [bench.float_row()]
-    for bits in (8, 4):
-        rows.append(bench.uniform_row(bits))
+    methods: dict[str, Callable[[str], Row]] = {"float": bench.float_row}
+    methods |= {f"uniform {bits} bits": partial(bench.uniform_row, bits=bits) for bits in (8, 4)}
     free = Policy(max_flips=task.preserved)
-    rows.append(bench.learned_row("self-compression, unguarded", free, task.unguarded))
-    rows += [bench.learned_row("guarded", task.policy, budget) for budget in task.budgets]
-    return rows
+    methods[f"unguarded, {task.unguarded / 1000:g} kB"] = partial(bench.learned_row, policy=free, budget=task.unguarded)
+    for budget in task.budgets:
+        methods[f"guarded, {budget / 1000:g} kB"] = partial(bench.learned_row, policy=task.policy, budget=budget)
+    for name, method in methods.items():
+        if wanted is None or name.startswith(tuple(wanted)):
+            yield method(name)
 
 
 class _Bench:
@@ -86,13 +93,13 @@ class _Bench:
         self.C, self.T = self._cases("calibration", task.splits.calibration), self._cases("test", task.splits.test)
         self.free = train.rows(~np.isin(everything.ids, chosen.ids))
 
-    def float_row(self) -> Row:
+    def float_row(self, method: str) -> Row:
         """The reference itself."""
         count = sum(parameter.numel() for parameter in self.task.network.parameters())
-        return self._row("float", self.T.reference, 4 * count, 0, 0, 0.0, self.task.float_minutes)
+        return self._row(method, self.T.reference, (4 * count, 4 * count), 0, 0, 0.0, self.task.float_minutes)
 
-    def uniform_row(self, bits: int) -> Row:
-        """Every weight at so many bits, trained as long as the learned ones are, without a guard."""
+    def uniform_row(self, method: str, bits: int) -> Row:
+        """Every weight at so many bits, trained as the learned ones are while their bits stand still; no guard."""
         began, config = time.monotonic(), self.task.config
         inputs, labels = (np.concatenate(pair) for pair in zip(self._pair(self.free), self._pair(self.P), strict=True))
         lessons = Lessons(
@@ -107,11 +114,11 @@ class _Bench:
         for layer in network.layers.values():
             layer.quantiser.bits.data.fill_(bits)
         widths = {name: torch.full((len(layer.bias),), float(bits)) for name, layer in network.layers.items()}
-        for step in range(config.steps // 2 + config.settle):
+        for step in range(config.settle):
             training.train(network, lessons, Proposal(step, training.SETTLE, 0.0, widths, widths), config)
-            console.log(f"{self.task.name}, {bits} bits: step {step}")
+            console.log(f"{self.task.name}, {method}: step {step}")
         module = importers.from_torch(network.export(inputs.shape[1:]))
-        return self._compressed(f"int{bits}", module, footprint(optimise(module)).flash, began)
+        return self._compressed(method, module, began)
 
     def learned_row(self, method: str, policy: Policy, budget: int) -> Row:
         """Learned bits, pressed until ``budget`` bytes are stored."""
@@ -121,16 +128,16 @@ class _Bench:
             *self._pair(self.free),
             self.P,
             lambda module: footprint(optimise(module)),
-            self.folder / f"{self.task.name}-{method.replace(', ', '-')}-{budget}",
+            self.folder / f"{self.task.name}-{method.replace(', ', '-').replace(' ', '-')}",
             self.task.config,
             policy,
-            lambda line: console.log(f"{self.task.name}, {method} {budget}: {_short(line)}"),
+            lambda line: console.log(f"{self.task.name}, {method}: {short(line)}"),
             self.task.augment,
             Budget(flash=budget),
         )
-        return self._compressed(f"{method}, {budget / 1000:g} kB", result.module, result.stored_bytes, began)
+        return self._compressed(method, result.module, began)
 
-    def _compressed(self, method: str, module: tvm.IRModule, size: int, began: float) -> Row:
+    def _compressed(self, method: str, module: tvm.IRModule, began: float) -> Row:
         """In exact integers over all three sets."""
         flips = {}
         outputs = {name: reference.run(module, getattr(self, name).inputs) for name in "PCT"}
@@ -138,11 +145,13 @@ class _Bench:
             flips[name] = len(preserve.judge(getattr(self, name), found).flips)
         bound = preserve.upper_bound(flips["C"], len(self.C), CONFIDENCE)
         minutes = (time.monotonic() - began) / 60
-        return self._row(method, outputs["T"], size, flips["P"], flips["T"], bound, minutes)
+        return self._row(method, outputs["T"], measured(module), flips["P"], flips["T"], bound, minutes)
 
-    def _row(self, method: str, on_test: np.ndarray, size: int, p: int, t: int, bound: float, minutes: float) -> Row:
+    def _row(
+        self, method: str, on_test: np.ndarray, sizes: tuple[int, int], p: int, t: int, bound: float, minutes: float
+    ) -> Row:
         value = metric(self.task.metric, on_test, self.T.labels)
-        row = Row(self.task.name, method, self.task.metric, value, size, p, t, bound, minutes, self.task.config.seed)
+        row = Row(self.task.name, method, self.task.metric, value, *sizes, p, t, bound, minutes, self.task.config.seed)
         console.log(asdict(row))
         return row
 
@@ -158,6 +167,14 @@ class _Bench:
         return part.inputs, part.labels
 
 
+def measured(module: tvm.IRModule) -> tuple[int, int]:
+    """Bytes of all constants, and of the packed weights among them."""
+    optimised = optimise(module)
+    entries = kernels.lower(optimised).constants.entries
+    weights = sum(entry.count * np.dtype(POOLS[entry.pool]).itemsize for entry in entries if entry.what == "weights")
+    return footprint(optimised).flash, weights
+
+
 def metric(name: str, outputs: np.ndarray, labels: np.ndarray) -> float:
     """Accuracy, or mean cross-entropy in nats, of outputs [N, ..., classes] for labels [N, ...]."""
     if name == "accuracy":
@@ -167,6 +184,7 @@ def metric(name: str, outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(-np.take_along_axis(logs, labels[..., None], -1).mean())
 
 
-def _short(line: dict[str, object]) -> str:
+def short(line: dict[str, object]) -> str:
+    """A line of the journal for a person."""
     keys = ("step", "phase", "accepted", "reason", "bytes", "seconds")
     return " ".join(f"{key} {line[key]}" for key in keys if line[key] != "")

@@ -2,7 +2,7 @@
 
 from sgsc_micro.preserve.bounds import safe_prefix, upper_bound
 from sgsc_micro.preserve.cases import NO_LABEL, CaseSet, load, load_user_cases, merge, save
-from sgsc_micro.preserve.disjoint import check_disjoint, label_conflicts
+from sgsc_micro.preserve.disjoint import NearDuplicates, check_disjoint, label_conflicts
 from sgsc_micro.preserve.guard import Change, Verdict, decisions, judge, margins, smallest_margins
 from sgsc_micro.preserve.selection import check_reference, choose, strategy_of
 from sgsc_micro.preserve.strategies import STRATEGIES, Features
@@ -13,6 +13,7 @@ __all__ = [
     "CaseSet",
     "Change",
     "Features",
+    "NearDuplicates",
     "Verdict",
     "check_disjoint",
     "check_reference",

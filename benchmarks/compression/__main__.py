@@ -1,0 +1,54 @@
+"""Compression of real tasks, beside the same networks uncompressed, uniformly quantised and unguarded.
+
+    python -m benchmarks.compression --task mnist
+
+Every row is written to benchmarks/results/compression.json as soon as it is known; a killed run goes on where it was.
+The table is printed from there, peers beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+
+import torch
+
+from benchmarks.compression import keywords
+from benchmarks.compression.data import ROOT
+from benchmarks.compression.measure import Row, rows_of
+from benchmarks.compression.tables import table
+from benchmarks.compression.tasks import TASKS
+from sgsc_micro.files import write_json
+from sgsc_micro.sources.torch import THREADS
+
+RESULTS = ROOT / "benchmarks" / "results" / "compression.json"
+FOLDER = ROOT / "build" / "compression"
+
+
+def keep(row: Row) -> None:
+    """Put a row among the results, in the place of an older one of the same task, method and seed."""
+    rows = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
+    key = (row.task, row.method, row.seed)
+    rows = [old for old in rows if (old["task"], old["method"], old["seed"]) != key] + [asdict(row)]
+    write_json(RESULTS, sorted(rows, key=lambda old: (old["task"], -old["bytes"])))
+
+
+def main() -> None:
+    """Measure, write, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [*TASKS, "keywords"]
+    parser.add_argument("--task", choices=names, action="append", help="one of them; all by default")
+    parser.add_argument("--method", action="append", help="only those whose names begin so")
+    parser.add_argument("--threads", type=int, default=THREADS, help="of torch")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    for name in options.task or names:
+        found = keywords.rows(FOLDER) if name == "keywords" else rows_of(TASKS[name](FOLDER), FOLDER, options.method)
+        for row in found:
+            keep(row)
+    print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""The results beside what others reached."""
+
+from __future__ import annotations
+
+from typing import Any
+
+PEERS: dict[str, list[tuple[str, float, int]]] = {
+    "mnist": [
+        ("safety-guided self-compression, authors' code", 0.9935, 211_666),
+        ("self-compression, public ports", 0.9820, 18_075),
+    ],
+    "cifar": [
+        ("joint pruning and channel-wise search (2407.01054)", 0.844, 26_400),
+        ("the same", 0.819, 15_300),
+        ("uniform w4a8", 0.855, 39_000),
+        ("int8", 0.863, 77_000),
+    ],
+    "keywords": [],
+}
+"""Task -> name, metric, bytes, as published."""
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown: a part a task."""
+    parts = []
+    for task, peers in PEERS.items():
+        mine = [row for row in rows if row["task"] == task]
+        if not mine:
+            continue
+        lines = [
+            f"### {task}",
+            "| method | T right | bytes | of them weights | flips on P | flips on T | bound, 95 % | minutes |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for row in sorted(mine, key=lambda row: -row["bytes"]):
+            learned = row["method"] != "float"
+            flips = f"{row['flips_P']} | {row['flips_T']} | {row['bound']:.2%}" if learned else "– | – | –"
+            lines.append(
+                f"| {row['method']} | {row['value']:.2%} | {row['bytes']:,} | {row['weight_bytes']:,} | {flips} "
+                f"| {row['minutes']:.0f} |"
+            )
+        lines += [f"| *{name}* | {value:.2%} | {size:,} | | | | | |" for name, value, size in peers]
+        parts.append("\n".join(lines))
+    return "\n\n".join(parts)
