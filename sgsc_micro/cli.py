@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import shutil
 import signal
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 
 from sgsc_micro import __version__
@@ -20,41 +16,14 @@ from sgsc_micro.compilation import STAGES as COMPILATION
 from sgsc_micro.compilation import Compilation
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir, locked
+from sgsc_micro.files import locked
 from sgsc_micro.pipeline import STAGES, Build
+from sgsc_micro.preserve_cli import preserve
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
+from sgsc_micro.terminal import OUTPUT, PROJECT, console, project_folder, reports_errors
 from sgsc_micro.verification import Verification, write_build_report
-
-WIDTH_IN_A_FILE = 140
-
-console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDTH_IN_A_FILE)
-
-
-def _reports_errors(command: Callable[..., None]) -> Callable[..., None]:
-    """A fault of the user's or the machine's becomes one message and exit code 1, not a traceback."""
-
-    @functools.wraps(command)
-    def wrapped(*arguments: Any, **options: Any) -> None:
-        try:
-            command(*arguments, **options)
-        except SgscError as error:
-            _complain(error.message, error.hint)
-        except OSError as error:  # a disk that is full, a folder that may not be written
-            _complain(str(error), "check the path, its permissions and the space on its disk")
-        except KeyboardInterrupt:
-            _complain("interrupted", "the same command again goes on where it was")
-
-    return wrapped
-
-
-def _complain(message: str, hint: str) -> None:
-    click.secho(f"error: {message}", fg="red", err=True)
-    if hint:
-        click.echo(f"  try: {hint}", err=True)
-    sys.exit(1)
-
 
 _BUILD_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 _PORT = click.option("--port", help="The serial port of a real board; without it, the emulated twin.")
@@ -70,24 +39,23 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
 
 
+main.add_command(preserve)
+
+
 @main.command()
-@click.option(
-    "--project", "folder", type=click.Path(path_type=Path), help="The folder of sgsc.toml; this one by default."
-)
+@PROJECT
 @click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
-@click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("build"), show_default=True, help="Where builds go."
-)
+@OUTPUT
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @_PORT
-@_reports_errors
+@reports_errors
 def build(folder: Path | None, target_name: str, output: Path, until: str, port: str | None) -> None:
     """Compress under the guard, compile to C, build firmware, verify it, certify it.
 
     A build that was interrupted goes on where it was; stages whose inputs have not changed are not run again.
     """
     target = load_target(target_name)
-    project = load_project(_project_folder(folder))
+    project = load_project(project_folder(folder))
     with Screen(console, STAGES[: STAGES.index(until) + 1]) as screen:
         result = Build(project, target, target_name, output, screen.update)
         with locked(result.shared), locked(result.folder):
@@ -111,7 +79,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
 @click.option(
     "--selftest", type=click.Path(path_type=Path), help=".npy of inputs [N, ...] to embed for model_selftest()."
 )
-@_reports_errors
+@reports_errors
 def compile_(model: Path, target_name: str, folder: Path, optimize: str, selftest: Path | None) -> None:
     """Compile a quantised MODEL (.tflite, .onnx, .pt2) to C and firmware, as it is: no compression, no certificate."""
     target = load_target(target_name)
@@ -124,7 +92,7 @@ def compile_(model: Path, target_name: str, folder: Path, optimize: str, selftes
 @_BUILD_FOLDER
 @click.option("--on", "target_name", required=True, help="Where to run it: the target it was built for, or host.")
 @_PORT
-@_reports_errors
+@reports_errors
 def verify(folder: Path, target_name: str, port: str | None) -> None:
     """Replay the preservation set of the build in FOLDER and write its certificate anew."""
     with locked(folder), Screen(console, ("verify", "report")) as screen:
@@ -140,7 +108,7 @@ def verify(folder: Path, target_name: str, port: str | None) -> None:
 @click.option("--input", "source", type=click.Path(path_type=Path), required=True, help=".npy of inputs [N, ...].")
 @click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help=".npy for outputs [N, ...].")
 @_PORT
-@_reports_errors
+@reports_errors
 def run(folder: Path, target_name: str, source: Path, sink: Path, port: str | None) -> None:
     """Run the network in FOLDER on a batch: float32 in, float32 out; or its own int8 in, its own int8 out."""
     from sgsc_micro.batch import run_batch
@@ -151,7 +119,7 @@ def run(folder: Path, target_name: str, source: Path, sink: Path, port: str | No
 
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path())
-@_reports_errors
+@reports_errors
 def init(folder: Path) -> None:
     """Write a project to start from into FOLDER: the digits example with its network and training script."""
     if (folder / FILE_NAME).exists():
@@ -166,7 +134,7 @@ def init(folder: Path) -> None:
 
 
 @main.command()
-@_reports_errors
+@reports_errors
 def targets() -> None:
     """List what firmware can be built for."""
     from sgsc_micro.targets import list_targets
@@ -181,7 +149,7 @@ def targets() -> None:
 
 
 @main.command()
-@_reports_errors
+@reports_errors
 def doctor() -> None:
     """Say what this machine has, and which package brings what it lacks."""
     from sgsc_micro.device.doctor import checks
@@ -192,14 +160,3 @@ def doctor() -> None:
         table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, check.detail, check.hint)
     console.print(table)
     sys.exit(not all(check.ok for check in found))
-
-
-def _project_folder(folder: Path | None) -> Path:
-    """The folder the user named, or this one; in the root of sgsc_micro's own checkout, the digits example."""
-    if folder is not None:
-        return folder
-    example = example_dir("digits")
-    if not Path(FILE_NAME).exists() and Path("examples").resolve() == data_dir("examples").resolve():
-        console.print(f"no {FILE_NAME} here: building the digits example, {example.relative_to(Path.cwd())}")
-        return example
-    return Path()

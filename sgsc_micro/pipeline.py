@@ -22,6 +22,7 @@ from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
 from sgsc_micro.stages import code_hash, record_hash, run_stage
 from sgsc_micro.targets import Board, Target, load_target
+from sgsc_micro.user_code import SPLITS
 from sgsc_micro.verification import CERTIFICATE, EVIDENCE, REPORT, Progress, Verification, write_build_report
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
     from sgsc_micro.preserve import CaseSet
 
 STAGES = ("reference", "preserve", "compress", "assess", "library", "firmware", "verify", "report")
+
+ABOUT = "about.json"
+"""Beside P: what it holds, what it does not cover, how it came about."""
 
 KEPT = {
     "preserve": ("P.npz",),
@@ -100,19 +104,22 @@ class Build:
         from sgsc_micro import preserve
 
         def work(folder: Path) -> None:
-            answer = self._source.answer
-            splits = {
-                name: preserve.CaseSet(
-                    ids=_ids(name, split.labels), reference=answer(split.inputs), strategy="all", **vars(split)
-                )
-                for name, split in self._source.code.data.items()
-            }
+            splits = {name: self.cases_of(name) for name in SPLITS}
             preserve.check_reference(splits["train"], "data().train")
             chosen = self._chosen(splits["train"])
             preserve.check_reference(chosen, "P")
             preserve.check_disjoint(chosen, splits["calibration"], splits["test"], splits["train"])
             for name, cases in (("P", chosen), ("C", splits["calibration"]), ("T", splits["test"])):
                 preserve.save(cases, folder / f"{name}.npz")
+            described, everywhere = (self.features(cases) for cases in (chosen, splits["train"]))
+            about = {
+                "counts": preserve.counts(chosen),
+                "gaps": preserve.gaps(chosen, splits["train"]),
+                "holes": preserve.holes(described, everywhere, splits["train"]),
+                "label_conflicts": preserve.label_conflicts(splits["train"]),
+                "history": self.history,
+            }
+            write_json(folder / ABOUT, about)
 
         own = self.project.preserve.cases
         inputs = self.project.preserve.model_dump(mode="json") | {
@@ -121,6 +128,43 @@ class Build:
             "code": code_hash("preserve", "sources"),
         }
         return run_stage(self.shared / "preserve", inputs, work)
+
+    def cases_of(self, name: str) -> CaseSet:
+        """A whole split of ``data()`` with the reference's outputs."""
+        from sgsc_micro import preserve
+
+        split = self._source.code.data[name]
+        answers = self._source.answer(split.inputs)
+        return preserve.CaseSet(ids=_ids(name, split.labels), reference=answers, strategy="all", **vars(split))
+
+    def features(self, cases: CaseSet) -> np.ndarray:
+        """What cases are compared by, [N, F]: what the network's last layer sees, or their inputs."""
+        from sgsc_micro import preserve
+
+        found = self._source.features(cases.inputs, cases.labels, preserve.Features.PENULTIMATE)
+        return cases.inputs.reshape(len(cases), -1) if found is None else found
+
+    def own_cases(self, path: Path) -> CaseSet:
+        """Cases of the user's, from a file."""
+        from sgsc_micro import preserve
+
+        shape = self._source.code.data["train"].inputs.shape[1:]
+        return preserve.load_user_cases(path, shape, self._source.answer)
+
+    def field_cases(self, path: Path) -> CaseSet:
+        """Cases from the field, from a file that need not have labels."""
+        from sgsc_micro import preserve
+
+        shape = self._source.code.data["train"].inputs.shape[1:]
+        return preserve.read_field(path, shape, self._source.answer)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The versions of the user's own cases."""
+        from sgsc_micro import preserve
+
+        own = self.project.preserve.cases
+        return preserve.history_of(self.project.path(own)) if own else []
 
     def _chosen(self, train: CaseSet) -> CaseSet:
         """What the strategy takes of the training side, and the user's own."""
@@ -139,8 +183,7 @@ class Build:
                 )
             sets.append(preserve.choose(train, settings.size, settings.strategy, features, settings.seed))
         if settings.cases:
-            path = self.project.path(settings.cases)
-            sets.append(preserve.load_user_cases(path, train.inputs.shape[1:], source.answer))
+            sets.append(self.own_cases(self.project.path(settings.cases)))
         return preserve.merge(sets)
 
     def _compress(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from enum import StrEnum
@@ -12,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir
+from sgsc_micro.files import data_dir, write_text
 from sgsc_micro.footprint import Footprint
 
 FILE_NAME = "sgsc.toml"
@@ -230,6 +231,32 @@ def load_project(folder: Path) -> Project:
         if relative is not None and not project.path(relative).is_file():
             raise SgscError(f"{path}: {relative} is not there", hint="paths are relative to sgsc.toml")
     return project
+
+
+def name_cases(path: Path, cases: Path) -> None:
+    """Make ``cases`` the ``[preserve] cases`` of the sgsc.toml at ``path``, in one line of it.
+
+    Errors: ``SgscError`` with the line to write, where the file is laid out so that a line cannot be replaced.
+    """
+    text = path.read_text(encoding="utf-8")
+    line, wanted = f"cases = {json.dumps(cases.as_posix())}", tomllib.loads(text)
+    wanted["preserve"] = {**wanted.get("preserve", {}), "cases": cases.as_posix()}
+    lines = text.splitlines()
+    if at := line_of(text, ["preserve", "cases"]):
+        comment = re.search(r"\s+#[^\"']*$", lines[at - 1])
+        lines[at - 1] = line + (comment[0] if comment else "")
+    elif at := line_of(text, ["preserve"]):
+        lines.insert(at, line)
+    else:
+        lines += ["", "[preserve]", line]
+    edited = "\n".join(lines) + "\n"
+    try:
+        whole = tomllib.loads(edited) == wanted
+    except tomllib.TOMLDecodeError:
+        whole = False
+    if not whole:
+        raise SgscError(f"{path}: does not name {cases} yet", hint=f"write in its [preserve]: {line}")
+    write_text(path, edited)
 
 
 def example_dir(name: str) -> Path:

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from sgsc_micro.cli import _project_folder
 from sgsc_micro.files import locked
 from sgsc_micro.project import example_dir, line_of
 from sgsc_micro.targets import load_target
+from sgsc_micro.terminal import project_folder
 from tests.conftest import ROOT, build_project, edit, fails, sgsc
 
 TINY = """
@@ -129,7 +129,7 @@ def test_no_project_here_says_what_to_write_and_offers_init(tmp_path: Path) -> N
 
 def test_the_checkouts_own_root_builds_the_example_and_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     with contextlib.chdir(ROOT):
-        assert _project_folder(None) == example_dir("digits")
+        assert project_folder(None) == example_dir("digits")
     assert "building the digits example" in capsys.readouterr().out
 
 

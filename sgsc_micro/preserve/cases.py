@@ -18,6 +18,8 @@ _NUMBERS = {"inputs": "<f4", "labels": "<i8", "reference": "<f4", "weights": "<f
 _PER_CASE = ("ids", "slices", *_NUMBERS)
 NO_LABEL = -1
 """A position of a sequence that nothing is asked of."""
+UNLABELLED = "labels are the reference's"
+"""The strategy of cases that nobody has labelled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,25 +119,34 @@ def load(path: Path) -> CaseSet:
     return cases
 
 
-def load_user_cases(path: Path, shape: tuple[int, ...], reference: Callable[[np.ndarray], np.ndarray]) -> CaseSet:
+def load_user_cases(
+    path: Path,
+    shape: tuple[int, ...],
+    reference: Callable[[np.ndarray], np.ndarray],
+    label: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> CaseSet:
     """Read a user's own .npz of ``inputs`` [N, *shape] and ``labels`` [N], and ask the reference for its outputs.
 
-    ``slices`` and ``weights`` [N] are taken where the file has them.
-    ``reference`` maps float32 [N, *shape] to float32 [N, classes].
+    ``ids``, ``slices`` and ``weights`` [N] are taken where the file has them. ``reference`` maps float32 [N, *shape] to
+    float32 [N, classes]; ``label`` makes labels of these where the file has none, and the strategy is ``UNLABELLED``.
     """
-    arrays = _arrays(path, ("inputs", "labels"))
-    inputs, labels = arrays["inputs"], arrays["labels"]
-    if inputs.shape[1:] != shape or len(inputs) == 0:
+    arrays = _arrays(path, ("inputs",) if label else ("inputs", "labels"))
+    inputs = arrays["inputs"]
+    if inputs.shape[1:] != shape or len(inputs) == 0 or not np.issubdtype(inputs.dtype, np.number):
         raise SgscError(
-            f"{path}: inputs: shape {inputs.shape}", hint=f"expected [N, {', '.join(map(str, shape))}], N >= 1"
+            f"{path}: inputs: shape {inputs.shape}, {inputs.dtype}",
+            hint=f"expected numbers [N, {', '.join(map(str, shape))}], N >= 1",
         )
-    if not np.issubdtype(labels.dtype, np.integer):
-        raise SgscError(f"{path}: labels: {labels.dtype}", hint="labels are class numbers, integers")
-    ids = np.array([f"cases/{path.stem}/{number}" for number in range(len(inputs))])
     inputs = inputs.astype(np.float32)
-    optional = {field: arrays[field] for field in ("slices", "weights") if field in arrays}
     answers = reference(inputs)
-    return _case_set(path, ids=ids, inputs=inputs, labels=labels, reference=answers, strategy="user", **optional)
+    strategy = "user"
+    if label and "labels" not in arrays:
+        arrays["labels"], strategy = label(answers), UNLABELLED
+    if not np.issubdtype(arrays["labels"].dtype, np.integer):
+        raise SgscError(f"{path}: labels: {arrays['labels'].dtype}", hint="labels are class numbers, integers")
+    fields = {"ids": np.array([f"cases/{path.stem}/{number}" for number in range(len(inputs))])}
+    fields |= {field: arrays[field] for field in ("ids", "labels", "slices", "weights") if field in arrays}
+    return _case_set(path, **fields, inputs=inputs, reference=answers, strategy=strategy)
 
 
 def merge(sets: list[CaseSet]) -> CaseSet:

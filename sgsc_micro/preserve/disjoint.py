@@ -60,7 +60,6 @@ class NearDuplicates:
     def pairs(self, one: CaseSet, other: CaseSet) -> list[tuple[str, str]]:
         """Ids of the pairs no farther apart than ``distance``; of a set with itself, each pair once."""
         queries, keys = self._projected(one), self._projected(other)  # [Q, K], [N, K]
-        exact = _flat(one), _flat(other)
         lengths = (keys**2).sum(axis=1)  # [N]
         # float32 loses about 1e-6 of the squared lengths: that much more is looked at exactly
         slack = 1e-5 * float(max(lengths.max(), (queries**2).sum(axis=1).max()))
@@ -68,15 +67,22 @@ class NearDuplicates:
         rows = max(1, BLOCK // len(keys))
         found = []
         for start in range(0, len(queries), rows):
+            first = start if one is other else 0
             block = queries[start : start + rows]
-            squares = (block**2).sum(axis=1)[:, None] + lengths - 2 * (block @ keys.T)  # [B, N]
-            for i, j in np.argwhere(squares <= limit):
-                if one is other and start + i >= j:
-                    continue
-                apart = exact[0][start + i].astype(np.float64) - exact[1][j]
-                if np.sqrt(apart @ apart) <= self.distance:
-                    found.append((str(one.ids[start + i]), str(other.ids[j])))
-        return found
+            squares = (block**2).sum(axis=1)[:, None] + lengths[first:] - 2 * (block @ keys[first:].T)  # [B, N]
+            near = np.argwhere(squares <= limit) + np.array([start, first])
+            if one is other:
+                near = near[near[:, 0] < near[:, 1]]
+            found += [near[self._within(_flat(one), _flat(other), near)]]
+        return [(str(one.ids[i]), str(other.ids[j])) for i, j in np.concatenate(found)]
+
+    def _within(self, queries: np.ndarray, keys: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Whether pairs [M, 2] of rows are within the distance, exactly: bool [M]."""
+        close = [
+            np.linalg.norm(queries[part[:, 0]].astype(np.float64) - keys[part[:, 1]], axis=1) <= self.distance
+            for part in _blocks(pairs)
+        ]
+        return np.concatenate(close) if close else np.zeros(0, dtype=bool)
 
     def _projected(self, cases: CaseSet) -> np.ndarray:
         """float32 [N, K]."""
