@@ -79,6 +79,10 @@ class UserCode:
                 f"{self._path}: {function}() failed: {type(error).__name__}: {error}", hint="it must run by itself"
             ) from error
 
+    def function(self, name: str) -> Callable[..., Any] | None:
+        """One that the file need not have."""
+        return getattr(self._module, name, None)
+
     def _checked(self, name: str, part: Any) -> Split:
         inputs, labels = np.asarray(part.inputs), np.asarray(part.labels)
         numeric = np.issubdtype(inputs.dtype, np.number) and np.issubdtype(labels.dtype, np.integer)

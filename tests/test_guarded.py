@@ -222,3 +222,28 @@ def test_a_budget_that_was_not_met_is_an_error_and_loses_nothing(task: Any, tmp_
         run(task, tmp_path, budget=Budget(flash=4))
     accepted = [line for line in journal_of(tmp_path) if line["accepted"]]
     assert (tmp_path / f"accepted-{accepted[-1]['step']:04d}.npz").exists()
+
+
+def test_preserved_cases_are_trained_on_as_they_are_and_others_augmented(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    honest = QuantisedNetwork.forward
+
+    def recording(network: QuantisedNetwork, x: torch.Tensor) -> torch.Tensor:
+        if torch.is_grad_enabled():
+            seen.append(x.clone())
+        return honest(network, x)
+
+    monkeypatch.setattr(QuantisedNetwork, "forward", recording)
+    config = CONFIG.model_copy(update={"steps": 1, "settle": 0})
+    run(
+        task, tmp_path, config=config, augment=lambda x, generator: torch.full_like(x, 7.0), policy=Policy(max_flips=12)
+    )
+    batches = torch.cat([batch for batch in seen if len(batch) > 6])
+    others, preserved = torch.from_numpy(task[1][12:]), torch.from_numpy(task[3].inputs)
+
+    def found(cases: torch.Tensor) -> int:
+        return sum(int((batches == case).flatten(1).all(1).any()) for case in cases)
+
+    assert found(preserved) == len(preserved) and found(others) == 0

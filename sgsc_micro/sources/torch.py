@@ -17,7 +17,7 @@ from sgsc_micro.arrays import digest
 from sgsc_micro.compress import check_supported, compress
 from sgsc_micro.compress.graph import canonical
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import atomic_path
+from sgsc_micro.files import atomic_path, sha256_file
 from sgsc_micro.footprint import Footprint
 from sgsc_micro.preserve import CaseSet, Features
 from sgsc_micro.project import TorchProject
@@ -52,6 +52,7 @@ class TorchSource:
             "state": {name: digest(tensor.numpy(force=True)) for name, tensor in self._program.state_dict.items()},
             "torch": torch.__version__,
             "data": self.code.data_hash,
+            "augment": sha256_file(self._path) if self.code.function("augment") else None,
         }
 
     def save(self, folder: Path) -> None:
@@ -91,7 +92,8 @@ class TorchSource:
             self._project.compress,
             self._project.policy,
             progress,
-            budget=self._project.budget,
+            self.code.function("augment"),
+            self._project.budget,
         )
         torch.export.save(result.program, folder / TORCH_NETWORK)
         return {"stored_bytes": result.stored_bytes, "start_bytes": result.start_bytes}
