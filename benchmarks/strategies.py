@@ -31,7 +31,7 @@ from sgsc_micro.sources import TORCH_NETWORK
 from sgsc_micro.targets import load_target
 
 SIZE = 50
-CONFIG = {"steps": 6, "settle": 2, "epochs": 2}
+CONFIG = {"steps": 10, "settle": 0, "epochs": 1, "gamma": 6.0, "bits_learning_rate": 0.2}
 RESULTS = Path(__file__).parent / "results" / "strategies.json"
 
 
