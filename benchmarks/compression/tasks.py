@@ -22,7 +22,7 @@ def mnist(folder: Path) -> Task:
         steps=22, settle=5, epochs=5, batch=256, learning_rate=3e-3, bits_learning_rate=0.03, distillation=0.7
     )
     return _task(
-        "mnist", data.mnist(), networks.DigitNetwork(), folder, networks.warp, config, (6_900,), 6_900, 15, 0.01
+        "mnist", data.mnist(), networks.DigitNetwork(), folder, networks.warp, config, (9_000, 6_900), 6_900, 15, 0.01
     )
 
 
