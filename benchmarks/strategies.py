@@ -2,8 +2,8 @@
 
     python benchmarks/strategies.py --seeds 5
 
-The digits example, compressed by the guarded loop with SIZE preserved cases; its schedule is shorter than the project's
-own (CONFIG), so that the whole takes minutes. The seed is the compressor's and that of ``random``. Held out: C and T,
+The digits example, compressed by the guarded loop to the same BUDGET with SIZE preserved cases; its schedule is shorter
+than the project's own (CONFIG), so that the whole takes minutes. The seed is the compressor's and that of ``random``. Held out: C and T,
 897 cases that nothing was chosen or trained on. Prints a Markdown table, mean ± standard deviation over seeds, and
 writes benchmarks/results/strategies.json: rows of strategy, seed, size, flips, held_out, flips_per_case, bytes.
 """
@@ -26,12 +26,13 @@ from sgsc_micro.files import write_json
 from sgsc_micro.importers import load_torch
 from sgsc_micro.passes import optimise
 from sgsc_micro.pipeline import Build
-from sgsc_micro.project import CompressionConfig, example_dir, load_project
+from sgsc_micro.project import Budget, CompressionConfig, example_dir, load_project
 from sgsc_micro.sources import TORCH_NETWORK
 from sgsc_micro.targets import load_target
 
 SIZE = 50
-CONFIG = {"steps": 10, "settle": 0, "epochs": 1, "gamma": 6.0, "bits_learning_rate": 0.2}
+BUDGET = Budget(flash=8_000)
+CONFIG = {"steps": 30, "settle": 0, "epochs": 3, "gamma": 4.0, "bits_learning_rate": 0.1}
 RESULTS = Path(__file__).parent / "results" / "strategies.json"
 
 
@@ -55,6 +56,7 @@ def measure(strategy: str, seed: int, root: Path) -> dict[str, Any]:
             lambda module: footprint(optimise(module)),
             Path(workdir),
             CompressionConfig(**CONFIG, seed=seed),
+            budget=BUDGET,
         )
     held_out = preserve.merge([sets["C"], sets["T"]])
     verdict = preserve.judge(held_out, reference.run(result.module, held_out.inputs))

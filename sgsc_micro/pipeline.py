@@ -125,7 +125,7 @@ class Build:
         inputs = self.project.preserve.model_dump(mode="json") | {
             "reference": record_hash(self.shared / "reference"),
             "cases": sha256_file(self.project.path(own)) if own else None,
-            "code": code_hash("preserve", "sources"),
+            "code": code_hash("preserve", "sources", "compress/graph.py"),
         }
         return run_stage(self.shared / "preserve", inputs, work)
 

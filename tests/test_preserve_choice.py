@@ -6,6 +6,7 @@ import math
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -78,12 +79,13 @@ def test_a_sequence_is_one_group_and_right_where_any_position_is() -> None:
     assert choose(pool, 1, "margin").ids.tolist() == ["d"]  # its smallest margin is 1
 
 
-def test_near_duplicates_are_those_of_every_pair() -> None:
+@pytest.mark.parametrize("width", [20, 200])  # fewer and more than are projected on
+def test_near_duplicates_are_those_of_every_pair(width: int) -> None:
     random = np.random.default_rng(2)
-    base = random.normal(size=(300, 200)).astype(np.float32)
-    queries = random.normal(size=(80, 200)).astype(np.float32)
+    base = random.normal(size=(300, width)).astype(np.float32)
+    queries = random.normal(size=(80, width)).astype(np.float32)
     for row in range(0, 80, 2):  # from well inside the distance to well outside it
-        queries[row] = base[row] + (0.2 + 0.02 * row) * NEAR_DUPLICATE * math.sqrt(200) * _direction(random, 200)
+        queries[row] = base[row] + (0.2 + 0.02 * row) * NEAR_DUPLICATE * math.sqrt(width) * _direction(random, width)
     train, other = cases(base, np.zeros(300, int)), cases(queries, np.zeros(80, int), name="test")
     near = NearDuplicates(train)
     spread = math.sqrt(((base.astype(np.float64) - base.mean(axis=0)) ** 2).sum(axis=1).mean())
