@@ -3,9 +3,10 @@
     python benchmarks/strategies.py --seeds 5
 
 The digits example, compressed by the guarded loop to the same BUDGET with SIZE preserved cases; its schedule is shorter
-than the project's own (CONFIG), so that the whole takes minutes. The seed is the compressor's and that of ``random``. Held out: C and T,
-897 cases that nothing was chosen or trained on. Prints a Markdown table, mean ± standard deviation over seeds, and
-writes benchmarks/results/strategies.json: rows of strategy, seed, size, flips, held_out, flips_per_case, bytes.
+than the project's own (CONFIG), so that the whole takes minutes. The seed is the compressor's and that of ``random``.
+Held out: C and T, 897 cases that nothing was chosen or trained on. Prints a Markdown table, mean ± standard deviation
+over seeds, and writes benchmarks/results/strategies.json: rows of strategy, seed, size, flips, held_out,
+flips_per_case, bytes.
 """
 
 from __future__ import annotations

@@ -194,7 +194,7 @@ class Build:
         from sgsc_micro.codegen import footprint
         from sgsc_micro.passes import optimise
 
-        cases = preserve.load(self.shared / "preserve" / "P.npz")
+        cases, calibration = (preserve.load(self.shared / "preserve" / f"{name}.npz") for name in "PC")
         board, objective = self._budgeted()
 
         def work(folder: Path) -> None:
@@ -204,6 +204,7 @@ class Build:
                 self.shared / "reference",
                 train.subset(free),
                 cases,
+                calibration,
                 lambda module: footprint(optimise(module, board, objective)),
                 folder,
                 lambda line: self.progress("compress", line),
@@ -234,8 +235,9 @@ class Build:
         from sgsc_micro.verify import assess
 
         def work(folder: Path) -> None:
-            sets = (preserve.load(self.shared / "preserve" / f"{name}.npz") for name in "CT")
-            assessment = assess(read_network(self.shared / "compress"), *sets)
+            calibration, test = (preserve.load(self.shared / "preserve" / f"{name}.npz") for name in "CT")
+            rate = self.project.policy.max_flip_rate
+            assessment = assess(read_network(self.shared / "compress"), calibration, test, rate)
             write_json(folder / "assessment.json", assessment.to_json())
 
         inputs = {

@@ -18,6 +18,7 @@ from sgsc_micro.compress import (
     CompressionResult,
     compress,
     journal,
+    loop,
     proposals,
     size,
     training,
@@ -27,7 +28,7 @@ from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.footprint import Footprint
 from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
-from sgsc_micro.preserve import judge
+from sgsc_micro.preserve import CaseSet, judge
 from sgsc_micro.project import Budget, CompressionConfig, Policy, Strategy
 from sgsc_micro.storage import channel_words, width_of
 from tests.small import quantised
@@ -202,7 +203,7 @@ def test_pruning_removes_whole_channels_and_leaves_the_others_at_eight_bits(task
 def test_learned_bits_alone_remove_no_channel(task: Any, tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"strategy": Strategy.BITS, "gamma": 30.0, "bits_learning_rate": 2.0})
     run(task, tmp_path, config=config, policy=Policy(max_flips=12))
-    state = np.load(next(tmp_path.glob("accepted-*.npz")))
+    state = np.load(max(tmp_path.glob("accepted-*.npz")))
     bits = np.concatenate([state[name] for name in state.files if name.endswith("quantiser.bits")])
     assert bits.min() == 1 and (bits < 2).sum() > 4
 
@@ -247,3 +248,24 @@ def test_preserved_cases_are_trained_on_as_they_are_and_others_augmented(
         return sum(int((batches == case).flatten(1).all(1).any()) for case in cases)
 
     assert found(preserved) == len(preserved) and found(others) == 0
+
+
+def test_the_network_is_chosen_along_the_path_by_what_c_shows(
+    task: Any, undisturbed: CompressionResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """C breaks from the second accepted network on, so the first is the answer, however small the others are."""
+    network, inputs, labels, cases = task
+    seen = CaseSet(cases.ids, cases.inputs, cases.labels, cases.reference, "all")
+    honest, judged = loop.judge, iter(range(100))
+
+    def judging(these: CaseSet, outputs: np.ndarray, policy: Policy | None = None) -> Any:
+        if these is seen and next(judged) > 0:
+            outputs = -outputs
+        return honest(these, outputs, policy)
+
+    monkeypatch.setattr(loop, "judge", judging)
+    result = run(task, tmp_path, policy=Policy(max_flip_rate=0.3), calibration=seen)
+    assert sum(line["accepted"] for line in journal_of(tmp_path)) > 1
+    assert result.stored_bytes == undisturbed.start_bytes
+    with pytest.raises(SgscError, match=r"no rate of 10\.00% can be shown"):  # 12 cases show no better than 22 %
+        run(task, tmp_path / "again", policy=Policy(max_flip_rate=0.1), calibration=cases)

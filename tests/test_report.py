@@ -112,6 +112,7 @@ def certificate() -> dict[str, Any]:
             "negative_flips": 0,
             "confidence": 0.95,
             "upper_bound": 0.00741,
+            "method": "one-sided Clopper-Pearson",
             "words": "at most 0.75 % negative flips at 95 % on i.i.d. unseen data",
         },
         "test": {"cases": 497, "reference_right": 488, "compressed_right": 487, "negative_flips": 2},
@@ -185,7 +186,7 @@ def test_numbers_appear(tmp_path: Path, certificate: dict[str, Any]) -> None:
         certificate["bound"]["words"],
         "is not a statistical bound",
         "≤ 0.75 %",  # 0.741, rounded up
-        "from 400 cases that were neither trained nor selected on; 0 of them flipped",
+        "one-sided Clopper-Pearson; 400 cases that were not trained on, 0 of them flipped",
         "487 of 497",
         "reference gets 488 right",
         "2,345 B , 25.8 %",  # of 9,100

@@ -116,12 +116,14 @@ def compress(
     progress: Callable[[Line], None] = lambda line: None,
     augment: Augment | None = None,
     budget: Budget | None = None,
+    calibration: CaseSet | None = None,
 ) -> CompressionResult:
     """Learn how few bits every channel needs, never accepting a step that breaks ``preserve``.
 
     inputs float32 [N, *shape], labels int64 [N]: the training side; the preserved cases are added to it.
     ``measure`` says what a module takes; ``progress`` gets every line of the journal in ``workdir``; ``augment`` makes
-    a batch look otherwise, for training alone; within ``budget`` what the guard would still allow is left.
+    a batch look otherwise, for training alone; within ``budget`` what the guard would still allow is left;
+    ``calibration`` is C, which ``policy.max_flip_rate`` is tested on.
     Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
 
     Raises SgscError naming layers that cannot be lowered, NaN, the cases that even 8 bits break, a budget that was not
@@ -135,8 +137,9 @@ def compress(
     start = calibrated(float_network, lessons.inputs[:CALIBRATED])
     journal = Journal(workdir, _identity(start, lessons, preserve, config, policy, budget))
     method = SelfCompression(lessons, preserve, config, start, budget)
-    accepted, found = loop.run(method, start, loop.Guard(preserve, policy, measure, budget), journal, progress)
-    loop.check_met(budget, found.footprint)
+    accepted, found = loop.run(
+        method, start, loop.Guard(preserve, policy, measure, budget, calibration), journal, progress
+    )
     program = accepted.export(preserve.inputs.shape[1:])
     start_bytes = next(line["bytes"] for line in journal.lines)
     return CompressionResult(program, found.module, accepted.widths(), found.footprint.flash, start_bytes, journal.path)

@@ -1,4 +1,4 @@
-"""The record of a guarded run: one JSON line a step, on disk before the next begins, and the last accepted state."""
+"""The record of a guarded run: one JSON line a step, on disk before the next begins, and the accepted states."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Journal:
     """The lines of ``journal.jsonl`` in ``folder``, the first of which says what the run is about.
 
     A killed run leaves whole lines and at most half a last one, which is dropped. The state of an accepted step is
-    written before its line, and the older state removed after it: the last accepted line always has its state.
+    written before its line: every accepted line has its state.
     """
 
     def __init__(self, folder: Path, identity: Line) -> None:
@@ -45,24 +45,19 @@ class Journal:
         """The line of the last accepted step."""
         return next((line for line in reversed(self.lines) if line["accepted"]), None)
 
-    def load_state(self) -> dict[str, np.ndarray]:
-        """The state of the last accepted step."""
-        assert self.accepted
-        return load_arrays(self._state_path(self.accepted["step"]), hint="remove the folder to start afresh")
+    def load_state(self, step: int) -> dict[str, np.ndarray]:
+        """The state of an accepted step."""
+        return load_arrays(self._state_path(step), hint="remove the folder to start afresh")
 
     def append(self, line: Line, state: dict[str, np.ndarray]) -> None:
         """Record a step, and keep ``state`` where it was accepted."""
-        kept = self._state_path(line["step"])
         if line["accepted"]:
-            save_arrays(kept, state)
+            save_arrays(self._state_path(line["step"]), state)
         with open(self.path, "ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         self.lines.append(line)
-        if line["accepted"]:
-            for old in set(self.path.parent.glob("accepted-*.npz")) - {kept}:
-                old.unlink()
 
     def _state_path(self, step: int) -> Path:
         return self.path.parent / f"accepted-{step:04d}.npz"

@@ -17,7 +17,7 @@ from sgsc_micro import reference
 from sgsc_micro.compress.journal import Journal, Line
 from sgsc_micro.errors import SgscError
 from sgsc_micro.footprint import Footprint
-from sgsc_micro.preserve import CaseSet, Verdict, judge
+from sgsc_micro.preserve import CaseSet, Verdict, judge, safe_prefix
 from sgsc_micro.project import Budget, Policy
 
 START, PRESS = "start", "press"
@@ -85,6 +85,7 @@ class Guard:
     policy: Policy
     measure: Callable[[tvm.IRModule], Footprint]
     budget: Budget
+    calibration: CaseSet | None = None  # C, where the policy asks for a flip rate on unseen data
 
     def judged(self, module: tvm.IRModule) -> Judged:
         """Exact integer inference on the preserved cases, and what the candidate takes."""
@@ -99,11 +100,15 @@ class Guard:
 def run(
     method: Method[P, S], start: S, guard: Guard, journal: Journal, progress: Callable[[Line], None]
 ) -> tuple[S, Judged]:
-    """The last accepted state, never another; ``progress`` gets every line of the journal.
+    """The last accepted state, never another; ``progress`` gets every line of the journal. Where the policy has a flip
+    rate, the last that C shows to keep it.
 
     Called again with the same arguments, a run that was killed goes on, to the bytes it would have had.
+
+    Raises SgscError where the budget is not met, or C shows no state to keep the rate.
     """
-    accepted = method.from_arrays(journal.load_state()) if journal.accepted else start
+    last = journal.accepted
+    accepted = method.from_arrays(journal.load_state(last["step"])) if last else start
     while (proposal := method.propose(journal.lines, accepted)) is not None:
         began = time.monotonic()
         head = {"step": proposal.step, "phase": proposal.phase, **method.settings(proposal)}
@@ -124,7 +129,27 @@ def run(
         if line["accepted"]:
             accepted = candidate
         progress(line)
-    return accepted, guard.judged(method.export(accepted))
+    if guard.policy.max_flip_rate is not None:
+        accepted = _tested(method, guard, journal)
+    found = guard.judged(method.export(accepted))
+    if guard.budget.limits and not is_enough(guard.budget, found.footprint):
+        raise _unmet(guard.budget, found.footprint)
+    return accepted, found
+
+
+def _tested(method: Method[P, S], guard: Guard, journal: Journal) -> S:
+    """The last of the accepted states that Learn then Test still calls safe, in the order of their acceptance."""
+    rate, cases = guard.policy.max_flip_rate, guard.calibration
+    assert rate is not None and cases is not None
+    path = [method.from_arrays(journal.load_state(line["step"])) for line in journal.lines if line["accepted"]]
+    flips = [len(judge(cases, reference.run(method.export(state), cases.inputs)).flips) for state in path]
+    safe = safe_prefix(flips, len(cases), rate)
+    if safe == 0:
+        raise SgscError(
+            f"compress: {flips[0]} flips in the {len(cases)} cases of C, at 8 bits: no rate of {rate:.2%} can be shown",
+            hint="a larger C, or a larger max_flip_rate",
+        )
+    return path[safe - 1]
 
 
 def impossible(lines: list[Line]) -> SgscError:
@@ -146,15 +171,14 @@ def is_enough(budget: Budget, footprint: Footprint) -> bool:
     return bool(budget.limits) and budget.excess(footprint) == 0
 
 
-def check_met(budget: Budget, footprint: Footprint) -> None:
-    """Raise SgscError that says how far a budget was missed."""
-    if budget.limits and not is_enough(budget, footprint):
-        limits = budget.limits.items()
-        reached = ", ".join(f"{name} {getattr(footprint, name):,} of {limit:,.0f}" for name, limit in limits)
-        raise SgscError(
-            f"compress: the budget is not met: {reached}",
-            hint="more steps or epochs, a larger budget, or a policy that allows more; the last accepted state is kept",
-        )
+def _unmet(budget: Budget, footprint: Footprint) -> SgscError:
+    """How far a budget was missed."""
+    limits = budget.limits.items()
+    reached = ", ".join(f"{name} {getattr(footprint, name):,} of {limit:,.0f}" for name, limit in limits)
+    return SgscError(
+        f"compress: the budget is not met: {reached}",
+        hint="more steps or epochs, a larger budget, or a policy that allows more; the last accepted state is kept",
+    )
 
 
 def _judged(proposal: Step, found: Judged, accepted: Line | None, guard: Guard) -> Line:

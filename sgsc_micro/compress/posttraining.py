@@ -68,6 +68,7 @@ def compress_trained(
     policy: Policy | None = None,
     progress: Callable[[Line], None] = lambda line: None,
     budget: Budget | None = None,
+    calibration: CaseSet | None = None,
 ) -> PostTrainingResult:
     """Store the weights of an integer network in fewer bits, never accepting a step that breaks ``preserve``.
 
@@ -84,8 +85,9 @@ def compress_trained(
         start = {layer.name: layer.constants for layer in reconstruction.layers}
         journal = Journal(workdir, _identity(network, start, x, preserve, config, policy, budget))
         method = PostTraining(reconstruction, preserve, config, budget, harms(reconstruction))
-        accepted, found = loop.run(method, start, loop.Guard(preserve, policy, measure, budget), journal, progress)
-    loop.check_met(budget, found.footprint)
+        accepted, found = loop.run(
+            method, start, loop.Guard(preserve, policy, measure, budget, calibration), journal, progress
+        )
     return PostTrainingResult(accepted, found.footprint.flash, journal.lines[0]["bytes"], journal.path)
 
 

@@ -1,6 +1,6 @@
 """The preservation set: which cases must keep working, how they are kept, and the guard's verdict on a candidate."""
 
-from sgsc_micro.preserve.bounds import safe_prefix, upper_bound
+from sgsc_micro.preserve.bounds import CONFIDENCE, safe_prefix, upper_bound
 from sgsc_micro.preserve.cases import NO_LABEL, CaseSet, load, load_user_cases, merge, save
 from sgsc_micro.preserve.coverage import counts, gaps, holes
 from sgsc_micro.preserve.disjoint import NearDuplicates, check_disjoint, label_conflicts
@@ -10,6 +10,7 @@ from sgsc_micro.preserve.selection import check_reference, choose, right_cases, 
 from sgsc_micro.preserve.strategies import STRATEGIES, Features
 
 __all__ = [
+    "CONFIDENCE",
     "NO_LABEL",
     "STRATEGIES",
     "CaseSet",

@@ -8,8 +8,10 @@ from scipy.stats import beta, binom
 
 from sgsc_micro.errors import SgscError
 
+CONFIDENCE = 0.95
 
-def upper_bound(flips: int, n: int, confidence: float = 0.95) -> float:
+
+def upper_bound(flips: int, n: int, confidence: float = CONFIDENCE) -> float:
     """One-sided Clopper-Pearson bound on the flip rate, for ``flips`` seen in ``n`` i.i.d. cases of a frozen model.
 
     >>> round(upper_bound(0, 400), 5)  # 1 - 0.05 ** (1 / 400)
@@ -23,7 +25,7 @@ def upper_bound(flips: int, n: int, confidence: float = 0.95) -> float:
     return 1.0 if flips == n else float(beta.ppf(confidence, flips + 1, n - flips))
 
 
-def safe_prefix(flips: Sequence[int], n: int, rate: float, confidence: float = 0.95) -> int:
+def safe_prefix(flips: Sequence[int], n: int, rate: float, confidence: float = CONFIDENCE) -> int:
     """How many models of a path, from its start on, have a flip rate of at most ``rate``, all at once with
     ``confidence``.
 

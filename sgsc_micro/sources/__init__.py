@@ -48,6 +48,7 @@ class Source(Protocol):
         reference: Path,
         training: Split,
         cases: CaseSet,
+        calibration: CaseSet,
         measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],

@@ -73,6 +73,7 @@ class TFLiteSource:
         reference: Path,
         training: Split,
         cases: CaseSet,
+        calibration: CaseSet,
         measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],
@@ -87,7 +88,8 @@ class TFLiteSource:
             self._project.compress,
             self._project.policy,
             progress,
-            budget=self._project.budget,
+            self._project.budget,
+            calibration,
         )
         shutil.copyfile(reference / TFLITE_NETWORK, folder / TFLITE_NETWORK)
         save_arrays(folder / TFLITE_CHANGES, to_arrays(result.constants))

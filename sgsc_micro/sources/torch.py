@@ -77,6 +77,7 @@ class TorchSource:
         reference: Path,
         training: Split,
         cases: CaseSet,
+        calibration: CaseSet,
         measure: Callable[[tvm.IRModule], Footprint],
         folder: Path,
         progress: Callable[[dict[str, Any]], None],
@@ -94,6 +95,7 @@ class TorchSource:
             progress,
             self.code.function("augment"),
             self._project.budget,
+            calibration,
         )
         torch.export.save(result.program, folder / TORCH_NETWORK)
         return {"stored_bytes": result.stored_bytes, "start_bytes": result.start_bytes}

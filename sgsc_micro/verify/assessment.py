@@ -10,17 +10,20 @@ import tvm
 from sgsc_micro import reference
 from sgsc_micro.preserve import CaseSet, decisions, judge, upper_bound
 
-CONFIDENCE = 0.95
-
 
 @dataclass(frozen=True)
 class Assessment:
-    """Flips on C and their bound; what is right on T; the hashes of both sets."""
+    """Flips on C and their bound; what is right on T; the hashes of both sets.
+
+    The bound is Clopper-Pearson's, or, where the network was chosen along its path by C, the rate that Learn then Test
+    kept: ``chosen_by_rate``.
+    """
 
     calibration_hash: str
     calibration_cases: int
     calibration_flips: int
     upper_bound: float
+    chosen_by_rate: bool
     test_hash: str
     test_cases: int
     test_reference_right: int
@@ -32,8 +35,11 @@ class Assessment:
         return asdict(self)
 
 
-def assess(module: tvm.IRModule, calibration: CaseSet, test: CaseSet) -> Assessment:
-    """Exact integer inference over C and T, compared with the reference. T is touched here and nowhere else."""
+def assess(module: tvm.IRModule, calibration: CaseSet, test: CaseSet, rate: float | None = None) -> Assessment:
+    """Exact integer inference over C and T, compared with the reference. T is touched here and nowhere else.
+
+    ``rate``: what the network was chosen to keep on unseen data, if it was.
+    """
     on_calibration = judge(calibration, reference.run(module, calibration.inputs))
     outputs = reference.run(module, test.inputs)
     flips = len(on_calibration.flips)
@@ -41,7 +47,8 @@ def assess(module: tvm.IRModule, calibration: CaseSet, test: CaseSet) -> Assessm
         calibration_hash=calibration.content_hash,
         calibration_cases=len(calibration),
         calibration_flips=flips,
-        upper_bound=upper_bound(flips, len(calibration), CONFIDENCE),
+        upper_bound=upper_bound(flips, len(calibration)) if rate is None else rate,
+        chosen_by_rate=rate is not None,
         test_hash=test.content_hash,
         test_cases=len(test),
         test_reference_right=int((decisions(test.reference) == test.labels).sum()),

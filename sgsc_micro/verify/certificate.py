@@ -21,11 +21,16 @@ from sgsc_micro.codegen import from_stored
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_bytes, write_json
 from sgsc_micro.firmware import FirmwareImage
-from sgsc_micro.preserve import CaseSet, Verdict, decisions, judge
+from sgsc_micro.preserve import CONFIDENCE, CaseSet, Verdict, decisions, judge
 from sgsc_micro.project import Policy
 from sgsc_micro.targets import Target
-from sgsc_micro.verify.assessment import CONFIDENCE, Assessment
+from sgsc_micro.verify.assessment import Assessment
 from sgsc_micro.verify.replay import Outcome
+
+CLOPPER_PEARSON = "one-sided Clopper-Pearson, of a network that C had no part in choosing"
+LEARN_THEN_TEST = (
+    "Learn then Test, fixed sequence: of all networks of the path that were found safe, so of the one chosen"
+)
 
 
 @dataclass(frozen=True)
@@ -149,6 +154,7 @@ def _bound(assessment: Assessment) -> dict[str, Any]:
         "negative_flips": assessment.calibration_flips,
         "confidence": CONFIDENCE,
         "upper_bound": assessment.upper_bound,
+        "method": LEARN_THEN_TEST if assessment.chosen_by_rate else CLOPPER_PEARSON,
         "words": f"at most {percent} % negative flips at {CONFIDENCE:.0%} on i.i.d. unseen data "
         f"({assessment.calibration_flips} seen in {assessment.calibration_cases} cases of C)",
     }
