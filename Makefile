@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow test-long fuzz bench bench-kernels bench-strategies tune lint setup system clean help
+.PHONY: demo test test-slow test-long fuzz bench bench-kernels bench-compression bench-strategies bench-ablation tune lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,12 @@ bench: setup ## the numbers in README (about 10 minutes)
 bench-kernels: setup ## instructions of the kernels on emulated Cortex-M cores, beside others' (10 minutes)
 	$(BIN)/python benchmarks/kernels.py
 	$(BIN)/python benchmarks/optimize.py
+
+bench-compression: setup ## networks of real tasks compressed, beside their peers (hours; a task alone: --task keywords)
+	$(BIN)/python -m benchmarks.compression
+
+bench-ablation: setup ## what of a channel's quantiser is learned (10 minutes)
+	$(BIN)/python benchmarks/ablation.py
 
 bench-strategies: setup ## which cases are worth preserving: flips on unseen data by strategy (8 minutes)
 	$(BIN)/python benchmarks/strategies.py --seeds 5

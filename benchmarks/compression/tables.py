@@ -34,11 +34,9 @@ def table(rows: list[dict[str, Any]]) -> str:
         ]
         for row in sorted(mine, key=lambda row: -row["bytes"]):
             learned = row["method"] != "float"
-            flips = f"{row['flips_P']} | {row['flips_T']} | {row['bound']:.2%}" if learned else "– | – | –"
-            lines.append(
-                f"| {row['method']} | {row['value']:.2%} | {row['bytes']:,} | {row['weight_bytes']:,} | {flips} "
-                f"| {row['minutes']:.0f} |"
-            )
-        lines += [f"| *{name}* | {value:.2%} | {size:,} | | | | | |" for name, value, size in peers]
+            flips = f"{row['flips_P']} | {row['flips_T']} | {100 * row['bound']:.2f} %" if learned else "– | – | –"
+            sizes = f"{row['bytes']:,} | {row['weight_bytes']:,}"
+            lines.append(f"| {row['method']} | {100 * row['value']:.2f} % | {sizes} | {flips} | {row['minutes']:.0f} |")
+        lines += [f"| *{name}* | {100 * value:.2f} % | {size:,} | | | | | |" for name, value, size in peers]
         parts.append("\n".join(lines))
     return "\n\n".join(parts)
