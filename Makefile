@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow test-long fuzz bench bench-kernels bench-compression bench-strategies bench-ablation tune lint setup system clean help
+.PHONY: demo test test-slow test-long fuzz bench bench-kernels bench-compression bench-strategies bench-ablation bench-restore tune lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -40,6 +40,9 @@ bench-compression: setup ## networks of real tasks compressed, beside their peer
 
 bench-ablation: setup ## what of a channel's quantiser is learned (10 minutes)
 	$(BIN)/python benchmarks/ablation.py
+
+bench-restore: setup ## what floors from blame are worth beside retraining only (some minutes)
+	$(BIN)/python benchmarks/restore.py --seeds 3
 
 bench-strategies: setup ## which cases are worth preserving: flips on unseen data by strategy (8 minutes)
 	$(BIN)/python benchmarks/strategies.py --seeds 5

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import groupby
+from itertools import groupby, product
 
 import numpy as np
 
@@ -180,20 +180,24 @@ def choose(weights: np.ndarray, groups: int, reach: int, pixels: int, objective:
 
 @lru_cache(maxsize=256)
 def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, objective: Objective) -> Blocking:
-    """From the best of the fixed rules one width after another takes the kind that suits it best."""
+    """From the best of the fixed rules one width after another takes the kind that suits it best.
+
+    As such a walk can end beside the best, size and speed also look at where the walks to the other goals end.
+    """
     costs = costs_of(objective.instruction_set, objective.optimize)
 
-    def cost(blocking: Blocking) -> tuple[float, float, float]:
+    def cost(blocking: Blocking, goal: Optimize = objective.optimize) -> tuple[float, float, float]:
         stored = blocking.stored_bytes + blocking.code_bytes(costs)
-        return rank(blocking.instructions(costs, pixels), stored, objective.optimize)
+        return rank(blocking.instructions(costs, pixels), stored, goal)
 
+    goals = (objective.optimize,) if objective.optimize is Optimize.BALANCED else tuple(Optimize)
     found = []
-    for rows in ROWS:
+    for rows, goal in product(ROWS, goals):
         layer = Layer(np.frombuffer(weights, np.int8).reshape(groups, -1, taps), reach, rows)
-        kinds = min(layer.rules, key=lambda rule: cost(layer.blocking(rule)))
+        kinds = min(layer.rules, key=lambda rule: cost(layer.blocking(rule), goal))
         for bits in kinds:
             options = [kinds | {bits: kind} for kind in (kinds[bits], *layer.kinds(bits))]
-            kinds = min(options, key=lambda option: cost(layer.blocking(option)))
+            kinds = min(options, key=lambda option: cost(layer.blocking(option), goal))
         found.append(layer.blocking(kinds))
     return min(found, key=cost)
 

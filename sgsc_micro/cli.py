@@ -47,9 +47,10 @@ main.add_command(preserve)
 @click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
 @OUTPUT
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
+@click.option("--resume", is_flag=True, help="Only go on with what was begun; refuse to start anew.")
 @_PORT
 @reports_errors
-def build(folder: Path | None, target_name: str, output: Path, until: str, port: str | None) -> None:
+def build(folder: Path | None, target_name: str, output: Path, until: str, resume: bool, port: str | None) -> None:
     """Compress under the guard, compile to C, build firmware, verify it, certify it.
 
     A build that was interrupted goes on where it was; stages whose inputs have not changed are not run again.
@@ -57,7 +58,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, port:
     target = load_target(target_name)
     project = load_project(project_folder(folder))
     with Screen(console, STAGES[: STAGES.index(until) + 1]) as screen:
-        result = Build(project, target, target_name, output, screen.update)
+        result = Build(project, target, target_name, output, screen.update, resume)
         with locked(result.shared), locked(result.folder):
             certificate = result.run(until, port)
     if certificate:

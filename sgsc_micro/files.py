@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,16 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what :func:`atomic_path` had begun in ``folder`` when its process was killed.
+
+    Nobody may be at work there.
+    """
+    for path in folder.rglob(".*"):
+        if re.fullmatch(r"\..+\.\d+(\.[^.]*)?", path.name):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.files import sha256_file, write_json
 from sgsc_micro.project import Project
 from sgsc_micro.sources import Source, read_network, source_of
-from sgsc_micro.stages import code_hash, record_hash, run_stage
+from sgsc_micro.stages import RECORD, code_hash, record_hash, run_stage
 from sgsc_micro.targets import Board, Target, load_target
 from sgsc_micro.user_code import SPLITS
 from sgsc_micro.verification import CERTIFICATE, EVIDENCE, REPORT, Progress, Verification, write_build_report
@@ -60,6 +60,8 @@ class Build:
     """As the user wrote it: names the folder."""
     root: Path
     progress: Progress
+    resume: bool = False
+    """Nothing may be started anew that was begun."""
 
     @property
     def shared(self) -> Path:
@@ -75,7 +77,10 @@ class Build:
         """Every stage up to ``until``; the certificate, where it was reached.
 
         Errors: ``SgscError`` from any stage; what earlier stages made stays, and the next build goes on from there.
+        With ``resume`` also where nothing was begun, or what was begun does not fit the project any more.
         """
+        if self.resume and not any(self.shared.glob(f"*/{RECORD}")):
+            raise SgscError(f"{self.shared}: nothing to resume", hint="build without --resume, or give its --output")
         certificate = None
         for name in STAGES[: STAGES.index(until) + 1]:
             began = time.monotonic()
@@ -97,7 +102,7 @@ class Build:
     def _reference(self) -> bool:
         """The network that every later one is compared with, its layers known to lower before anything is trained."""
         inputs = self._source.prepare(lambda line: self.progress("reference", {"note": line}))
-        return run_stage(self.shared / "reference", inputs, self._source.save)
+        return run_stage(self.shared / "reference", inputs, self._source.save, self.resume)
 
     def _preserve(self) -> bool:
         """P out of the training side, C and T, all with the reference's outputs, none overlapping another."""
@@ -127,7 +132,7 @@ class Build:
             "cases": sha256_file(self.project.path(own)) if own else None,
             "code": code_hash("preserve", "sources", "compress/graph.py"),
         }
-        return run_stage(self.shared / "preserve", inputs, work)
+        return run_stage(self.shared / "preserve", inputs, work, self.resume)
 
     def cases_of(self, name: str) -> CaseSet:
         """A whole split of ``data()`` with the reference's outputs."""
@@ -220,7 +225,7 @@ class Build:
             "code": code_hash("sources", *COMPRESSING),
             "tvm": version("apache-tvm"),
         }
-        return run_stage(self.shared / "compress", inputs, work)
+        return run_stage(self.shared / "compress", inputs, work, self.resume)
 
     def _budgeted(self) -> tuple[Board | None, Objective]:
         """What a candidate's footprint is taken on."""

@@ -79,8 +79,8 @@ class Policy(_Table):
     """Of the mean cross-entropy of a decision, in nats, outputs taken as logits. None: not asked; of sequences
     SEQUENCE_LOSS_RISE."""
     max_flip_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of unseen data, at 95 %: the result is the smallest network of the path that C shows to keep it. None: the
-    smallest of all, and C says what its rate is."""
+    """Of unseen data, at 95 %: the result is the last network of the path that C shows to keep it. None: the
+    last of all, and C says what its rate is."""
     min_agreement: Share | None = None
     """Share of decisions that must be the reference's, right or wrong; none: not asked."""
 

@@ -8,23 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sgsc_micro.files import sha256_bytes, sha256_file, write_json
+from sgsc_micro.errors import SgscError
+from sgsc_micro.files import remove_leftovers, sha256_bytes, sha256_file, write_json
 
 RECORD = "stage.json"
 _PACKAGE = Path(__file__).resolve().parent
 
 
-def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[Path], None]) -> bool:
+def run_stage(folder: Path, inputs: dict[str, Any], work: Callable[[Path], None], resume: bool = False) -> bool:
     """Make ``folder`` by ``work(partial folder)``, unless it is there, whole, and made from the same ``inputs``.
 
     A partial folder left by a killed run with the same inputs is handed to ``work`` again, to go on from. True where
     work was done.
+
+    Errors: ``SgscError`` with ``resume``, where what is there was made from other inputs, and would be thrown away.
     """
     key = sha256_bytes(json.dumps(inputs, sort_keys=True).encode())
     if _is_current(folder, key):
         return False
     partial = folder.with_name(f"{folder.name}.partial")
+    remove_leftovers(partial)
     if _read(partial / RECORD).get("key") != key:
+        if resume and (begun := [place for place in (partial, folder) if _read(place / RECORD).get("key", key) != key]):
+            raise SgscError(
+                f"{begun[0]}: made from other settings, data or code: it cannot be resumed",
+                hint="undo the change, or build without --resume to start anew",
+            )
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
         write_json(partial / RECORD, {"key": key})

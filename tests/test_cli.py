@@ -17,6 +17,7 @@ import torch
 
 from sgsc_micro.files import locked
 from sgsc_micro.project import example_dir, line_of
+from sgsc_micro.stages import run_stage
 from sgsc_micro.targets import load_target
 from sgsc_micro.terminal import project_folder
 from tests.conftest import ROOT, build_project, edit, fails, sgsc
@@ -117,6 +118,34 @@ def test_a_whole_build_on_the_host(untrained: Path) -> None:
         "README.md",
         "report.html",
     }
+
+
+def test_resume_goes_on_with_what_was_begun_and_starts_nothing_anew(project: Path) -> None:
+    fails(build_project(project, "--until", "compress", "--resume"), "tiny: nothing to resume")
+    assert build_project(project, "--until", "preserve").exit_code == 0
+    assert build_project(project, "--until", "compress", "--resume").exit_code == 0  # killed before it, say
+    journal = (project / "build" / "tiny" / "compress" / "journal.jsonl").read_bytes()
+    edit(project / "sgsc.toml", "epochs = 2", "epochs = 1")
+    changed = build_project(project, "--until", "compress", "--resume")
+    fails(changed, "compress: made from other settings", "without --resume")
+    assert (project / "build" / "tiny" / "compress" / "journal.jsonl").read_bytes() == journal
+
+
+def test_what_a_killed_write_left_is_no_part_of_a_stage(tmp_path: Path) -> None:
+    folder, partial = tmp_path / "stage", tmp_path / "stage.partial"
+    kill = "import os, signal; from pathlib import Path; from sgsc_micro.files import atomic_path\n"
+    kill += "with atomic_path(Path('stage.partial/state-0003.npz')) as file: file.touch(); os.kill(os.getpid(), 9)"
+
+    def dying(place: Path) -> None:
+        (place / ".kept").touch()
+        subprocess.run([sys.executable, "-c", kill], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, check=False)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_stage(folder, {"seed": 0}, dying)
+    assert any(path.name.startswith(".state-0003.") for path in partial.iterdir())  # else nothing is tested
+    assert run_stage(folder, {"seed": 0}, lambda place: None)
+    assert {path.name for path in folder.iterdir()} == {".kept", "stage.json"}
 
 
 def test_an_unknown_target_lists_the_near_ones() -> None:

@@ -19,12 +19,15 @@ def raised_floors(
 ) -> Raised:
     """Layer -> channel -> the width below which it may no longer go: the channels that did most of the harm.
 
-    Harm is, to first order, how far a channel's change of weights lowered the margins of the cases that flipped or
-    diverged, or of all where none did but a mean fell: -sum over cases of their weight times
+    Harm is, to first order, how far a channel's change of weights lowered the margins of the decisions that flipped and
+    of cases that diverged, or of all where none did but a mean fell: -sum over decisions of their case's weight times
     d margin / d q (q_candidate - q_accepted).
     """
-    broken = np.isin(cases.ids, verdict.flips + verdict.diverged)
-    rows = np.flatnonzero(broken if broken.any() else np.ones(len(cases), bool))
+    counted = cases.labels != NO_LABEL  # [N] or [N, T]
+    broken = verdict.flipped.copy()
+    broken[np.isin(cases.ids, verdict.diverged)] = True
+    broken = broken & counted if (broken & counted).any() else counted
+    rows = np.flatnonzero(broken.reshape(len(cases), -1).any(axis=1))
     changes: dict[str, torch.Tensor] = {}  # layer -> the candidate's quantised weights
 
     hooks = [
@@ -37,7 +40,7 @@ def raised_floors(
     labels = torch.from_numpy(cases.labels[rows])  # [V] or [V, T]
     known = labels.clamp(min=0)[..., None]
     margin = logits.gather(-1, known)[..., 0] - logits.scatter(-1, known, -torch.inf).amax(-1)  # as labels
-    weight = torch.from_numpy(cases.weights[rows]).view(-1, *[1] * (labels.dim() - 1)) * (labels != NO_LABEL)
+    weight = torch.from_numpy(cases.weights[rows]).view(-1, *[1] * (labels.dim() - 1)) * torch.from_numpy(broken[rows])
     gradients = torch.autograd.grad((margin * weight).sum(), list(changes.values()))
     harm: list[tuple[float, str, int]] = []
     for (name, weights), gradient in zip(changes.items(), gradients, strict=True):

@@ -154,9 +154,11 @@ def _tested(method: Method[P, S], guard: Guard, journal: Journal) -> S:
 
 def impossible(lines: list[Line]) -> SgscError:
     """P cannot be held even by the network at its start."""
-    cases = ", ".join(lines[-1]["flips"] + lines[-1]["diverged"])
+    last = lines[-1]
+    cases = ", ".join(dict.fromkeys(last["flips"] + last["diverged"]))
+    broken = f"the preserved cases {cases}" if cases else "the policy"  # a mean belongs to no case
     return SgscError(
-        f"compress: even 8 bits break the preserved cases {cases}",
+        f"compress: even 8 bits break {broken}: {last['reason']}",
         hint="loosen the policy, train the network to wider margins, or take these cases out of the set",
     )
 

@@ -25,6 +25,7 @@ class Verdict:
     """What a candidate did to the set. A case of several decisions flips where any of them does."""
 
     flips: tuple[str, ...]  # ids of negative flips: the reference right, the candidate wrong
+    flipped: np.ndarray  # bool [N] or [N, T], the decisions that did
     diverged: tuple[str, ...]  # ids whose outputs left the policy's limit
     margins: np.ndarray  # float32 [N], the candidate's smallest where the reference is right, or anywhere if nowhere
     divergence: float  # largest absolute difference of any output
@@ -81,7 +82,8 @@ def judge(cases: CaseSet, outputs: np.ndarray, policy: Policy | None = None) -> 
     counted = cases.labels != NO_LABEL
     before, after = decisions(cases.reference), decisions(outputs)
     right, still = counted & (before == cases.labels), counted & (after == cases.labels)
-    flipped = _by_case(right & ~still).any(axis=1)
+    lost = right & ~still
+    flipped = _by_case(lost).any(axis=1)
     distance = _by_case(np.abs(outputs - cases.reference)).max(axis=1)
     limit = np.inf if policy.max_divergence is None else policy.max_divergence
     slices = {
@@ -95,6 +97,7 @@ def judge(cases: CaseSet, outputs: np.ndarray, policy: Policy | None = None) -> 
     far = distance > limit
     return Verdict(
         flips=tuple(cases.ids[flipped].tolist()),
+        flipped=lost,
         diverged=tuple(cases.ids[far].tolist()),
         margins=smallest_margins(cases, outputs),
         divergence=float(distance.max()),
