@@ -184,9 +184,9 @@ def _choose(weights: bytes, taps: int, groups: int, reach: int, pixels: int, obj
 
     As such a walk can end beside the best, size and speed also look at where the walks to the other goals end.
     """
-    costs = costs_of(objective.instruction_set, objective.optimize)
 
     def cost(blocking: Blocking, goal: Optimize = objective.optimize) -> tuple[float, float, float]:
+        costs = costs_of(objective.instruction_set, goal)
         stored = blocking.stored_bytes + blocking.code_bytes(costs)
         return rank(blocking.instructions(costs, pixels), stored, goal)
 
