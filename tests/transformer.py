@@ -31,7 +31,8 @@ class Shape:
         return self.depth * self.heads
 
 
-def _int8(x: torch.Tensor, scale: float, zero_point: int = 0) -> torch.Tensor:
+def int8(x: torch.Tensor, scale: float, zero_point: int = 0) -> torch.Tensor:
+    """``x`` quantised, in floats."""
     q = quantized.quantize_per_tensor(x, scale, zero_point, -128, 127, torch.int8)
     return quantized.dequantize_per_tensor(q, scale, zero_point, -128, 127, torch.int8)
 
@@ -99,18 +100,18 @@ class _Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """[1, T, F] to itself."""
         shape = self.shape
-        normal = _int8(F.layer_norm(x, (shape.width,)), NORMAL, 3)
+        normal = int8(F.layer_norm(x, (shape.width,)), NORMAL, 3)
         query, key, value = (
-            _int8(layer(normal), NORMAL, -2).view(1, shape.length, shape.heads, shape.depth).transpose(1, 2)
+            int8(layer(normal), NORMAL, -2).view(1, shape.length, shape.heads, shape.depth).transpose(1, 2)
             for layer in (self.query, self.key, self.value)
         )
-        scores = self._masked(_int8(query @ key.transpose(-2, -1), 0.06, 5))
-        mixed = _int8(_int8(F.softmax(scores, dim=-1), 1 / 256, -128) @ value, NORMAL)
+        scores = self._masked(int8(query @ key.transpose(-2, -1), 0.06, 5))
+        mixed = int8(int8(F.softmax(scores, dim=-1), 1 / 256, -128) @ value, NORMAL)
         mixed = mixed.transpose(1, 2).reshape(1, shape.length, shape.width)
-        x = _int8(x + _int8(self.out(mixed), NORMAL), WIDE, 1)
-        normal = _int8(F.layer_norm(x, (shape.width,), eps=1e-3), NORMAL)
-        hidden = _int8(F.gelu(_int8(self.up(normal), NORMAL, 4)), NORMAL, -100)
-        return _int8(x + _int8(self.down(hidden), NORMAL), WIDE)
+        x = int8(x + int8(self.out(mixed), NORMAL), WIDE, 1)
+        normal = int8(F.layer_norm(x, (shape.width,), eps=1e-3), NORMAL)
+        hidden = int8(F.gelu(int8(self.up(normal), NORMAL, 4)), NORMAL, -100)
+        return int8(x + int8(self.down(hidden), NORMAL), WIDE)
 
     def _masked(self, scores: torch.Tensor) -> torch.Tensor:
         length = self.shape.length
@@ -142,12 +143,12 @@ class Transformer(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Every block before the head."""
-        numbers = _int8(x, 1.0, self.first).to(torch.int64)
-        x = _int8(F.embedding(numbers, self.tokens()), 0.02, 7)
-        x = _int8(x + self.positions(), WIDE, -3)
+        numbers = int8(x, 1.0, self.first).to(torch.int64)
+        x = int8(F.embedding(numbers, self.tokens()), 0.02, 7)
+        x = int8(x + self.positions(), WIDE, -3)
         for block in self.blocks:
             x = block(x)
-        return _int8(self.head(_int8(F.layer_norm(x, (self.shape.width,)), NORMAL)), WIDE, 2)
+        return int8(self.head(int8(F.layer_norm(x, (self.shape.width,)), NORMAL)), WIDE, 2)
 
 
 def exported(seed: int, shape: Shape) -> torch.export.ExportedProgram:

@@ -17,15 +17,10 @@ Waiting = Callable[[Emit, relax.Call], relax.Var]
 FUNCTIONS: dict[str, Callable[[float], float]] = {
     "relax.nn.gelu": lambda x: x * math.erfc(-x / math.sqrt(2)) / 2,
     "relax.nn.gelu_tanh": lambda x: x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
-    "relax.nn.silu": lambda x: x * _logistic(x),
-    "relax.sigmoid": lambda x: _logistic(x),
+    "relax.sigmoid": lambda x: 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x)),
     "relax.tanh": math.tanh,
 }
 """Functions of one value, which become tables."""
-
-
-def _logistic(x: float) -> float:
-    return 1 / (1 + math.exp(-x)) if x >= 0 else 1 - 1 / (1 + math.exp(x))
 
 
 def lookup(source: relax.Call, function: Callable[[float], float]) -> Waiting:
