@@ -44,7 +44,7 @@ def reciprocal(x: np.ndarray) -> np.ndarray:
     return np.where(y >= 1 << 30, ONE, 2 * y)
 
 
-def softmax_rows(q: np.ndarray, scale: float, seen: np.ndarray) -> np.ndarray:
+def softmax_rows(q: np.ndarray, scale: float, seen: np.ndarray | bool = True) -> np.ndarray:
     """int8 integers at scale 1/256, zero point -128, of int8 [..., n] at ``scale``.
 
     ``seen`` is bool, broadcastable to q: what a mask leaves; one value of each row at least.
