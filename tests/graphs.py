@@ -27,6 +27,9 @@ KINDS = [
     "requantize",
     "lookup",
     "softmax",
+    "causal",
+    "layer_norm",
+    "embedding",
     "max_pool",
     "avg_pool",
     "mean",
@@ -153,6 +156,39 @@ class GraphBuilder:
         """Over the channels."""
         total = self.builder.emit(relax.op.nn.softmax(self._dequantize(image), axis=-1))
         return self._quantize(total, 1 / 256, -128)
+
+    def causal(self, image: Image) -> Image:
+        """A softmax over each pixel's products with those before it: attention's scores."""
+        q, scale, zero_point = self.matmul(image)
+        _, pixels, _, _ = _shape((q, scale, zero_point))
+        scores = self.builder.emit(relax.op.reshape(q, (1, pixels, pixels)))
+        mask = relax.const(np.triu(np.full((pixels, pixels), -np.inf, np.float32), 1))
+        masked = self.builder.emit(relax.op.add(self._dequantize((scores, self._scale(), zero_point)), mask))
+        total = self.builder.emit(relax.op.nn.softmax(masked, axis=-1))
+        chances, *parameters = self._quantize(total, 1 / 256, -128)
+        return (self.builder.emit(relax.op.reshape(chances, (1, 1, pixels, pixels))), *parameters)
+
+    def layer_norm(self, image: Image) -> Image:
+        """Over the channels, to a scale at which a step is fine or coarse."""
+        channels = _shape(image)[3]
+        one, zero = (relax.const(fill(channels, np.float32)) for fill in (np.ones, np.zeros))
+        real, epsilon = self._dequantize(image), float(10.0 ** self.rng.uniform(-9, 0))
+        normal = self.builder.emit(relax.op.nn.layer_norm(real, one, zero, axes=[-1], epsilon=epsilon))
+        return self._quantize(normal, float(10.0 ** self.rng.uniform(-4, 0)), self._zero_point())
+
+    def embedding(self, image: Image) -> Image:
+        """A row of a table for each of the first values, many of which lie outside."""
+        features = int(np.prod(_shape(image)))
+        flat = self.builder.emit(relax.op.reshape(image[0], (1, features)))
+        few = self.builder.emit(relax.op.strided_slice(flat, [1], [0], [min(features, 12)]))
+        rows, width = self._draw(1, 257), self._draw(1, 6)
+        table = relax.const(self.rng.integers(-128, 128, (rows, width)).astype(np.int8))
+        wide = self.builder.emit(relax.op.astype(few, "int32"))
+        token = self.builder.emit(relax.op.add(wide, relax.const(np.int32(-self._zero_point()))))
+        inside = self.builder.emit(relax.op.clip(token, 0, rows - 1))
+        found = self.builder.emit(relax.op.take(table, inside, axis=0))
+        image = self.builder.emit(relax.op.reshape(found, (1, 1, min(features, 12), width)))
+        return image, self._scale(), self._zero_point()
 
     def max_pool(self, image: Image, smaller: bool = False) -> Image:
         """Max pooling, padded or not."""

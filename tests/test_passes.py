@@ -15,7 +15,7 @@ from tvm import relax
 from sgsc_micro import reference
 from sgsc_micro.passes import FoldConstants, FuseQuantizedOps, FuseResidual, PlanMemory, PruneChannels, SortChannels
 from sgsc_micro.passes.graph import Graph, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad
+from sgsc_micro.passes.operators import Conv2D, Lookup, Multiply, Pad, Transpose
 from tests.graphs import GraphBuilder, Image, random_graph
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -70,6 +70,10 @@ class _Foldable(GraphBuilder):
         product = relax.op.multiply(self._dequantize(image), self._dequantize((turned, 0.1, 0)))
         return self._quantize(self.builder.emit(product), 1.0, 0)
 
+    def turned_twice(self, image: Image) -> Image:
+        once = self.builder.emit(relax.op.permute_dims(image[0], (0, 2, 3, 1)))
+        return self.builder.emit(relax.op.permute_dims(once, (0, 2, 3, 1))), *image[1:]
+
     def nothing(self, image: Image) -> Image:
         same = self._quantize(self._dequantize(image), *image[1:])
         return self.builder.emit(relax.op.permute_dims(same[0], (0, 1, 2, 3))), *image[1:]
@@ -105,6 +109,12 @@ def test_a_table_behind_a_requantise_becomes_one_table() -> None:
     assert isinstance(merged, Lookup) and isinstance(second, Lookup)
     for value in (-128, -1, 0, 100, 127):
         assert merged.constant(value) == second.constant(first.constant(value) or 0)
+
+
+def test_two_transposes_become_one() -> None:
+    before, after = _folded(["turned_twice"])
+    (node,) = after.nodes
+    assert len(before.nodes) == 2 and node.operator == Transpose((0, 3, 1, 2))
 
 
 def test_what_is_constant_is_computed_once() -> None:

@@ -30,6 +30,8 @@ from sgsc_micro.passes.operators import (
     BatchMatMul,
     Concatenate,
     Conv2D,
+    Embedding,
+    LayerNorm,
     Lookup,
     MaxPool,
     Mean,
@@ -61,12 +63,14 @@ BUILDERS: dict[type, Builder] = {
     ResizeBilinear: pool.resize_bilinear,
     Mean: reduce.mean,
     Softmax: reduce.softmax,
+    LayerNorm: reduce.layer_norm,
     BatchMatMul: reduce.matmul,
     Transpose: move.transpose,
     Slice: move.strided_slice,
     Concatenate: move.concatenate,
     Pad: move.pad,
     Take: move.take,
+    Embedding: move.embedding,
 }
 
 DOT_SHAPES = (*SHAPES, PLANES, "bytes4", "bytes1")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from tvm.script.ir_builder import tirx as T
 
-from sgsc_micro.kernels.builder import Kernel, kernel, loops, run
+from sgsc_micro.kernels.builder import Kernel, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.kernels.view import View, dot
-from sgsc_micro.passes.operators import Concatenate, Pad, Slice, Take, Transpose
+from sgsc_micro.passes.operators import Concatenate, Embedding, Pad, Slice, Take, Transpose
 
 Shape = tuple[int, ...]
 
@@ -61,6 +61,18 @@ def take(name: str, operator: Take, inputs: list[Shape], output: Shape) -> Kerne
             source = (block * shape[axis] + built.load(table, index)) * inner
             target = (block * len(operator.indices) + index) * inner
             run("memcpy", T.address_of(built.output[target]), T.address_of(built.input()[source]), inner)
+    return built
+
+
+def embedding(name: str, operator: Embedding, inputs: list[Shape], _output: Shape) -> Kernel:
+    """A row of the table for every token."""
+    constants, count = Constants(name), math.prod(inputs[0])
+    rows, width = operator.table.shape
+    table = constants.integers("table", operator.table.ravel())
+    with kernel(name, [(count,)], (count * width,), constants) as built, loop("i", count) as i:
+        token = T.Cast("int32", built.input()[i]) - operator.zero_point
+        row = T.min(T.max(token, 0), rows - 1)
+        run("memcpy", T.address_of(built.output[i * width]), built.address(table, row * width), width)
     return built
 
 

@@ -1,4 +1,4 @@
-"""Reductions: mean over whole axes, softmax, products of activations."""
+"""Reductions: mean over whole axes, softmax, layer norm, products of activations."""
 
 from __future__ import annotations
 
@@ -13,12 +13,16 @@ from sgsc_micro.fixed_point import exp_table
 from sgsc_micro.kernels.builder import Expression, Kernel, Requantiser, kernel, loop, loops, run
 from sgsc_micro.kernels.constants import Constants
 from sgsc_micro.kernels.view import View, dot
-from sgsc_micro.passes.operators import BatchMatMul, Mean, Softmax
+from sgsc_micro.passes.operators import BatchMatMul, LayerNorm, Mean, Softmax
 from sgsc_micro.passes.requantise import DoubleRounding, Multiplier
 
 Shape = tuple[int, ...]
 SOFTMAX_MAX = 511
 """With more equal values the shift of the last rounding would leave 31 bits (TFLite aborts)."""
+
+
+LAYER_NORM_MAX = 1024
+"""With more values their sums would leave 64 bits."""
 
 
 def mean(name: str, operator: Mean, inputs: list[Shape], output: Shape) -> Kernel:
@@ -65,16 +69,44 @@ def _axes(shape: Shape, axes: tuple[int, ...]) -> tuple[list[tuple[int, int]], l
 
 
 def softmax(name: str, operator: Softmax, inputs: list[Shape], _output: Shape) -> Kernel:
-    """A micro-kernel a row; exp of every difference that counts is in a table."""
+    """A micro-kernel a row; exp of every difference that counts is in a table. What a mask hides is 0."""
     constants, depth = Constants(name), inputs[0][-1]
     if depth > SOFTMAX_MAX:
         raise SgscError(f"{name}: softmax over {depth} values cannot be lowered", hint=f"{SOFTMAX_MAX} are the most")
     values = exp_table(operator.input.scale)
     table = constants.integers("exponentials", values)
-    rows, size = math.prod(inputs[0][:-1]), math.prod(inputs[0])
-    with kernel(name, [(size,)], (size,), constants) as built, loop("row", rows) as row:
-        places = T.address_of(built.output[row * depth]), T.address_of(built.input()[row * depth])
-        run("sgsc_softmax", *places, depth, built.address(table, 0), len(values))
+    size = math.prod(inputs[0])
+    rows = operator.causal or size // depth
+    with kernel(name, [(size,)], (size,), constants) as built:
+        with loops(block=size // depth // rows, row=rows) as (block, row):
+            first = (block * rows + row) * depth
+            seen = row + 1 if operator.causal else depth
+            run("sgsc_softmax", *_row(built, first), seen, built.address(table, 0), len(values))
+            if operator.causal > 1:
+                run("sgsc_fill", built.place("out", first + seen), depth - seen, operator.output.zero_point)
+    return built
+
+
+def _row(built: Kernel, first: Expression) -> tuple[Expression, Expression]:
+    """Where a row of the output and of the input begins."""
+    return built.place("out", first), built.place("in0", first)
+
+
+def layer_norm(name: str, operator: LayerNorm, inputs: list[Shape], _output: Shape) -> Kernel:
+    """A micro-kernel a row: exact sums, an integer square root, one division."""
+    constants, depth, size = Constants(name), inputs[0][-1], math.prod(inputs[0])
+    if depth > LAYER_NORM_MAX:
+        raise SgscError(f"{name}: layer norm over {depth} values cannot be lowered", hint=f"{LAYER_NORM_MAX} at most")
+    step = operator.input.scale
+    epsilons = [math.floor(4**bits * (depth**2 * operator.epsilon / (step * step)) + 0.5) for bits in range(11)]
+    fitting = [bits for bits, epsilon in enumerate(epsilons) if epsilon <= 2**61]
+    if not fitting:
+        raise SgscError(f"{name}: epsilon outweighs what is normalised", hint="use a larger input scale")
+    bits = fitting[-1]
+    ratio = DoubleRounding.of(2**bits / operator.output.quantisation.scale)
+    scale = 2 * bits, *divmod(epsilons[bits], 2**31), ratio.m, ratio.left - ratio.right
+    with kernel(name, [(size,)], (size,), constants) as built, loop("row", size // depth) as row:
+        run("sgsc_layer_norm", *_row(built, row * depth), depth, *scale, operator.output.zero_point)
     return built
 
 

@@ -4,6 +4,7 @@ before: pad_0 [1, 49, 10, 1 -> 1, 53, 12, 1] -> conv2d_0 padding 0
 after:  conv2d_0 padding 2, 1, 2, 1                       where what is padded stands for 0
 
 before: requantize_0 -> lookup_0                          after: lookup_0 with the table of both
+before: transpose_0 -> transpose_1                        after: transpose_1 with the axes of both
 before: transpose_0(constant) -> multiply_0(x, .)         after: multiply_0(x, constant)
 before: requantize_0 from a scale and zero point to the same, transpose_0 that moves nothing: gone
 
@@ -19,7 +20,7 @@ import numpy as np
 import tvm
 
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Lookup, Operator, Pad, Requantize, Slice
+from sgsc_micro.passes.operators import Conv2D, Lookup, Operator, Pad, Requantize, Slice, Transpose
 
 
 @tvm.transform.module_pass(opt_level=0, name="FoldConstants")
@@ -84,6 +85,8 @@ def _merged(graph: Graph, node: Node, reader: Node) -> Operator | None:
             sides = (height[0], width[0], height[1], width[1])
             top, left, bottom, right = (a + b for a, b in zip(second.padding, sides, strict=True))
             return replace(second, padding=(top, left, bottom, right))
+    if isinstance(first, Transpose) and isinstance(second, Transpose):
+        return Transpose(tuple(first.axes[axis] for axis in second.axes))
     if isinstance(first, Requantize | Lookup) and isinstance(second, Lookup):
         every = [first.constant(value) or 0 for value in range(-128, 128)]
         return Lookup(second.table[np.array(every) + 128])

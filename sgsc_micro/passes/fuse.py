@@ -50,14 +50,20 @@ def _patterns() -> Iterator[tuple[str, DFPattern]]:
     }
     for name, result in computed.items():
         yield from ((f"sgsc.{name}", ending) for ending in _endings(result))
-    yield "sgsc.softmax", _quantized(is_op("relax.nn.softmax")(_activation()))
-    index = is_op("relax.add")(is_op("relax.astype")(wildcard()), is_const())
-    yield "sgsc.lookup", is_op("relax.take")(is_const(), index)
+    for scores in (is_op("relax.add")(_activation(), is_const()), _activation()):
+        yield "sgsc.softmax", _quantized(is_op("relax.nn.softmax")(scores))
+    yield "sgsc.layer_norm", _quantized(is_op("relax.nn.layer_norm")(_activation(), is_const(), is_const()))
+    yield "sgsc.embedding", is_op("relax.take")(is_const(), is_op("relax.clip")(_index(), wildcard(), wildcard()))
+    yield "sgsc.lookup", is_op("relax.take")(is_const(), _index())
 
 
 def _activation() -> DFPattern:
     """A new pattern at each call: one that is used twice matches the same tensor only."""
     return is_op("relax.dequantize")(wildcard(), is_const(), is_const())
+
+
+def _index() -> DFPattern:
+    return is_op("relax.add")(is_op("relax.astype")(wildcard()), is_const())
 
 
 def _weights() -> DFPattern:

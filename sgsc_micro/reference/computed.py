@@ -8,9 +8,10 @@ import numpy as np
 from tvm import relax
 
 from sgsc_micro.errors import SgscError
+from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.reference import arithmetic as exact
 from sgsc_micro.reference.softmax import softmax_rows
-from sgsc_micro.reference.values import Accumulator, Dequantised, Finished, Value
+from sgsc_micro.reference.values import Accumulator, Dequantised, Finished, Masked, Normalised, Value
 from sgsc_micro.reference.weighted import aligned, dequantised, numbers, padded, taps
 
 ADD_BITS = 20
@@ -18,15 +19,24 @@ RESIZE_BITS = 10
 
 
 def add(rounding: str, _call: relax.Call, a: Value, b: Value) -> Value:
-    """A bias at its accumulator's scale, or two activations; of plain integers their sum."""
+    """A bias at its accumulator's scale, two activations, or a mask of 0 and -inf; of plain integers their sum."""
     if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
         return a + b
+    if isinstance(b, np.ndarray):
+        return _masked(dequantised(a), b)
     if isinstance(a, Accumulator):
         bias = dequantised(b)
         if bias.q.ndim != 2 or not np.allclose(bias.scale, a.scale, rtol=1e-5, atol=0):
             raise SgscError("reference: a bias is not at the scale of its accumulator")
         return Accumulator(a.integers + bias.centred, a.scale)
     return _sum(rounding, dequantised(a), dequantised(b), 1)
+
+
+def _masked(x: Dequantised, mask: np.ndarray) -> Masked:
+    seen = mask == 0
+    if not (seen | np.isneginf(mask)).all() or not seen.any(axis=-1).all():
+        raise SgscError("reference: a mask has to be 0 and -inf, and 0 somewhere in every row")
+    return Masked(x, seen)
 
 
 def subtract(rounding: str, _call: relax.Call, a: Value, b: Value) -> Value:
@@ -89,10 +99,20 @@ def mean(rounding: str, call: relax.Call, x: Value) -> Accumulator:
 
 def softmax(_rounding: str, call: relax.Call, x: Value) -> Finished:
     """Over the last axis."""
-    x = dequantised(x)
-    if int(call.attrs.axis) not in (-1, x.q.ndim - 2):
+    masked = x if isinstance(x, Masked) else Masked(dequantised(x), np.array(True))
+    q = masked.value.q
+    if int(call.attrs.axis) not in (-1, q.ndim - 2):
         raise SgscError("reference: softmax over another axis than the last")
-    return Finished(softmax_rows(x.q, float(x.scale)), 1 / 256, -128)
+    return Finished(softmax_rows(q, float(masked.value.scale), masked.seen), 1 / 256, -128)
+
+
+def layer_norm(_rounding: str, call: relax.Call, x: Value, *_: Value) -> Normalised:
+    """Over the last axis, without weights."""
+    x = dequantised(x)
+    weights, bias = (constant_of(argument) if is_constant(argument) else None for argument in call.args[1:3])
+    if numbers(call.attrs.axes) not in ([-1], [x.q.ndim - 2]) or not (np.all(weights == 1) and np.all(bias == 0)):
+        raise SgscError("reference: layer norm with weights, or over other axes than the last")
+    return Normalised(x, float(call.attrs.epsilon))
 
 
 def resize2d(_rounding: str, call: relax.Call, x: Value) -> Finished:

@@ -12,7 +12,7 @@ from tvm import relax
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import bindings_of, constant_of, is_constant, rounding_of, shape_of
 from sgsc_micro.reference import computed, moves, weighted
-from sgsc_micro.reference.values import Activated, Dequantised, Value, quantise
+from sgsc_micro.reference.values import Activated, Dequantised, Masked, Value, quantise
 
 AT_ONCE = 2**21
 """Values of a network's largest tensor that are held at a time, over the cases of a batch."""
@@ -107,13 +107,15 @@ def _relu(_rounding: str, _call: relax.Call, x: Value) -> Activated:
     return _clamped(x, 0.0, np.inf)
 
 
-def _clip(_rounding: str, call: relax.Call, x: Value, *_: Value) -> Activated:
+def _clip(_rounding: str, call: relax.Call, x: Value, *_: Value) -> Value:
     low, high = (float(constant_of(limit)) for limit in call.args[1:3])
+    if isinstance(x, np.ndarray) and x.dtype == np.int32:  # an index
+        return np.clip(x, int(low), int(high))
     return _clamped(x, low, high)
 
 
 def _clamped(x: Value, low: float, high: float) -> Activated:
-    if isinstance(x, np.ndarray):
+    if isinstance(x, np.ndarray | Masked):
         raise SgscError("reference: an activation of a tensor that is not quantised")
     if isinstance(x, Activated):
         return Activated(x.value, max(low, x.low), min(high, x.high))
@@ -135,6 +137,7 @@ _OPERATORS: dict[str, Callable[..., Value]] = {
     "relax.nn.max_pool2d": computed.max_pool2d,
     "relax.nn.avg_pool2d": computed.avg_pool2d,
     "relax.nn.softmax": computed.softmax,
+    "relax.nn.layer_norm": computed.layer_norm,
     "relax.image.resize2d": computed.resize2d,
     "relax.nn.pad": moves.pad,
     "relax.reshape": moves.reshape,

@@ -9,7 +9,7 @@ import numpy as np
 from tvm import relax
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.ir import constant_of
+from sgsc_micro.ir import constant_of, is_constant
 from sgsc_micro.reference.values import Dequantised, Value
 from sgsc_micro.reference.weighted import numbers
 
@@ -73,11 +73,15 @@ def strided_slice(_rounding: str, call: relax.Call, x: Value) -> Value:
 
 
 def take(_rounding: str, call: relax.Call, x: Value, indices: Value) -> Value:
-    """Constant indices along an axis; without an axis, a value of a table for every index."""
+    """Constant indices along an axis, or computed rows of a table; without an axis, a value of a table for each."""
     if call.attrs.axis is None:
         if not (isinstance(x, np.ndarray) and isinstance(indices, np.ndarray)):
             raise SgscError("reference: a table of values that are not integers")
         return x.reshape(-1)[indices]
+    if not is_constant(call.args[1]):
+        if not (is_constant(call.args[0]) and isinstance(indices, np.ndarray) and int(call.attrs.axis) == 0):
+            raise SgscError("reference: computed indices into what is no table")
+        return constant_of(call.args[0])[indices]
     positions = constant_of(call.args[1])
     return _move(x, lambda array: array.take(positions, int(call.attrs.axis) % (array.ndim - 1) + 1))
 

@@ -44,17 +44,18 @@ def reciprocal(x: np.ndarray) -> np.ndarray:
     return np.where(y >= 1 << 30, ONE, 2 * y)
 
 
-def softmax_rows(q: np.ndarray, scale: float) -> np.ndarray:
+def softmax_rows(q: np.ndarray, scale: float, seen: np.ndarray | bool = True) -> np.ndarray:
     """int8 integers at scale 1/256, zero point -128, of int8 [..., n] at ``scale``.
 
+    ``seen`` is bool, broadcastable to q: what a mask leaves; one value of each row at least.
     Errors: ``SgscError`` where n is beyond 511 or the scale not above 2^-26.
     """
     ratio = min(scale * 2.0**26, 2.0**31 - 1)
     if q.shape[-1] > LONGEST or ratio <= 1:
         raise SgscError(f"reference: softmax over {q.shape[-1]} values of scale {scale}")
     m, left = tflite_multiplier(ratio)
-    difference = q.astype(np.int64) - q.max(axis=-1, keepdims=True)
-    counts = -difference <= (31 << 26) >> left
+    difference = q.astype(np.int64) - np.where(seen, q, -128).max(axis=-1, keepdims=True)
+    counts = seen & (-difference <= (31 << 26) >> left)
     terms = np.where(counts, exp_negative(high_product(np.where(counts, difference, 0) << left, m)), 0)
     total = halved(terms, 12).sum(axis=-1, keepdims=True)  # 19 fraction bits
     zeros = 31 - np.floor(np.log2(total)).astype(np.int64)  # leading, of 32 bits

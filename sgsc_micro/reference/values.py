@@ -11,6 +11,7 @@ import numpy as np
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.reference import arithmetic as exact
+from sgsc_micro.reference.layer_norm import layer_norm_rows
 
 
 @dataclass(frozen=True)
@@ -77,15 +78,35 @@ class Finished:
 
 
 @dataclass(frozen=True)
+class Normalised:
+    """``value`` with every row of its last axis to mean 0 and variance 1, but for ``epsilon``."""
+
+    value: Dequantised
+    epsilon: float
+
+    def steps(self, scale: np.float32, _zero_point: int, _rounding: str) -> np.ndarray:
+        """int64: the real value in steps of ``scale``, rounded half up."""
+        return layer_norm_rows(self.value.q, float(self.value.scale), self.epsilon, float(scale))
+
+
+@dataclass(frozen=True)
+class Masked:
+    """``value`` of which a softmax sees what is ``seen``, bool [1, rows, columns]."""
+
+    value: Dequantised
+    seen: np.ndarray
+
+
+@dataclass(frozen=True)
 class Activated:
     """A value clamped to [low, high] (real) when it is quantised."""
 
-    value: Dequantised | Accumulator | Finished
+    value: Dequantised | Accumulator | Finished | Normalised
     low: float
     high: float
 
 
-Value = np.ndarray | Dequantised | Accumulator | Finished | Activated
+Value = np.ndarray | Dequantised | Accumulator | Finished | Normalised | Masked | Activated
 """An array is int8 as stored, or float32: the network's input."""
 
 
@@ -93,6 +114,8 @@ def quantise(x: Value, scale: np.float32, zero_point: int, rounding: str) -> np.
     """int8 [N, ...] of any value."""
     if isinstance(x, np.ndarray):
         return exact.quantise(x, float(scale), zero_point).astype(np.int8)
+    if isinstance(x, Masked):
+        raise SgscError("reference: a masked tensor is read by something else than a softmax")
     active = x if isinstance(x, Activated) else Activated(x, -np.inf, np.inf)
     low, high = (exact.bound(v, float(scale), zero_point, rounding) for v in (active.low, active.high))
     steps = active.value.steps(scale, zero_point, rounding)

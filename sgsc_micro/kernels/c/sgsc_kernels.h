@@ -136,49 +136,6 @@ static inline int32_t sgsc_divide(int32_t value, int32_t count)
 #include "sgsc_depthwise.h"
 #include "sgsc_elementwise.h"
 #include "sgsc_pool.h"
-
-/* 1 / (1 + x) for x in [0, 1), both with 31 fraction bits: Newton's method on words with 29. */
-static inline int32_t sgsc_reciprocal(int32_t x)
-{
-    const int32_t half = (int32_t)(((int64_t)x + INT32_MAX + 1) / 2);
-    int32_t y = 1515870810 + sgsc_scale_twice(half, -1010580540, 0); /* 48/17 - 32/17 * half */
-    SGSC_ROLLED for (int32_t i = 0; i < 3; ++i) {
-        const int32_t error = (1 << 29) - sgsc_scale_twice(half, y, 0);
-        y += sgsc_scale_twice(y, error, 0) * 4;
-    }
-    return y > INT32_MAX / 2 ? INT32_MAX : y * 2;
-}
-
-/* Softmax of n values to scale 1/256, zero point -128. table[d] is exp of a difference of d steps with 31 fraction bits,
- * 0 from `entries` on. n below 512. */
-SGSC_KERNEL void sgsc_softmax(int8_t *y, const int8_t *x, int32_t n, const int32_t *table, int32_t entries)
-{
-    int32_t largest = INT8_MIN;
-    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
-        largest = x[i] > largest ? x[i] : largest;
-    }
-    uint32_t sum = 0; /* 19 fraction bits */
-    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
-        const int32_t difference = largest - x[i];
-        if (difference < entries) {
-            sum += ((uint32_t)table[difference] + (1u << 11)) >> 12;
-        }
-    }
-    int32_t headroom = 0; /* of the sum, which is 1 at least */
-    while (sum < 1u << 31) {
-        sum <<= 1;
-        ++headroom;
-    }
-    const int32_t reciprocal = sgsc_reciprocal((int32_t)(sum - (1u << 31)));
-    SGSC_ROLLED for (int32_t i = 0; i < n; ++i) {
-        const int32_t difference = largest - x[i];
-        int32_t q = 0;
-        if (difference < entries) {
-            q = sgsc_scale_twice(reciprocal, table[difference], 35 - headroom);
-        }
-        q = q > UINT8_MAX ? UINT8_MAX : q;
-        y[i] = (int8_t)(q + INT8_MIN);
-    }
-}
+#include "sgsc_normalise.h"
 
 #endif

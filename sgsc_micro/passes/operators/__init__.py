@@ -19,11 +19,11 @@ from sgsc_micro.passes.operators.arithmetic import (
     Multiply,
     Requantize,
     ResizeBilinear,
-    Softmax,
     Subtract,
 )
 from sgsc_micro.passes.operators.base import Operand, Operator, Output, Pieces, Quantisation
-from sgsc_micro.passes.operators.moves import Concatenate, Pad, Reshape, Slice, Take, Transpose
+from sgsc_micro.passes.operators.moves import Concatenate, Embedding, Pad, Reshape, Slice, Take, Transpose
+from sgsc_micro.passes.operators.normalise import LayerNorm, Softmax
 from sgsc_micro.passes.operators.residual import Read, Residual, composite_of
 from sgsc_micro.passes.operators.weighted import Conv2D, Dense, TransposedConv2D, Weighted
 from sgsc_micro.passes.requantise import Rounding
@@ -36,6 +36,8 @@ __all__ = [
     "Concatenate",
     "Conv2D",
     "Dense",
+    "Embedding",
+    "LayerNorm",
     "Lookup",
     "MaxPool",
     "Mean",
@@ -70,9 +72,11 @@ _COMPOSITES: Mapping[str, Read] = {
         Multiply,
         Requantize,
         Lookup,
+        Embedding,
         AveragePool,
         Mean,
         Softmax,
+        LayerNorm,
         BatchMatMul,
         ResizeBilinear,
     )

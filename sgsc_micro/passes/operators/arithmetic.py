@@ -230,32 +230,6 @@ class Mean(Operator):
 
 
 @dataclass(frozen=True)
-class Softmax(Operator):
-    """Over the last axis, to scale 1/256 and zero point -128."""
-
-    composite: ClassVar[str] = "sgsc.softmax"
-    overwrites: ClassVar[tuple[int, ...]] = (0,)
-    input: Quantisation
-    output: Output
-
-    def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
-        """The operator over int8 ``x`` as QDQ."""
-        real = builder.emit(self.input.dequantize(inputs[0]))
-        return self.output.emit(builder, builder.emit(relax.op.nn.softmax(real, axis=-1)))
-
-    @staticmethod
-    def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
-        """From a composite function."""
-        call = pieces.one("relax.nn.softmax")
-        if int(call.attrs.axis) not in (-1, len(call.args[0].ty.shape) - 1):
-            raise SgscError("softmax over another axis than the last cannot be lowered", hint="transpose first")
-        quantisation, operands = pieces.activation()
-        if pieces.output().quantisation != Quantisation(1 / 256, -128):
-            raise SgscError("softmax has to be quantised to scale 1/256, zero point -128", hint="as TFLite does")
-        return Softmax(quantisation, pieces.output()), operands
-
-
-@dataclass(frozen=True)
 class BatchMatMul(Operator):
     """[..., M, K] times [..., K, N], leading axes broadcast."""
 

@@ -1,15 +1,16 @@
-"""Operators that only move int8 values: what comes out went in, or is one constant."""
+"""Operators that only move int8 values: what comes out went in, or is a constant."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.ir import constant_of, shape_of
-from sgsc_micro.passes.operators.base import Operator, numbers
+from sgsc_micro.passes.operators.base import Operand, Operator, Pieces, numbers
 
 
 @dataclass(frozen=True)
@@ -237,3 +238,28 @@ class Take(Operator):
         if indices.ndim != 1 or call.attrs.axis is None:
             raise SgscError("take has to be given a list of indices and an axis")
         return Take(indices.astype(np.int32), int(call.attrs.axis) % rank - rank)
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding(Operator):
+    """Rows of ``table`` int8 [V, F] for tokens q - ``zero_point``, of which those outside are the nearest inside."""
+
+    composite: ClassVar[str] = "sgsc.embedding"
+    table: np.ndarray
+    zero_point: int
+
+    def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
+        """take(table, clip(q - zero_point, 0, V - 1), axis=0)."""
+        wide = builder.emit(relax.op.astype(inputs[0], "int32"))
+        token = builder.emit(relax.op.add(wide, relax.const(np.int32(-self.zero_point))))
+        inside = builder.emit(relax.op.clip(token, 0, len(self.table) - 1))
+        return relax.op.take(relax.const(self.table), inside, axis=0)
+
+    @staticmethod
+    def read(pieces: Pieces) -> tuple[Operator, list[Operand]]:
+        """From a composite function."""
+        table, offset = constant_of(pieces.one("relax.take").args[0]), constant_of(pieces.one("relax.add").args[1])
+        limits = tuple(int(constant_of(limit)) for limit in pieces.one("relax.clip").args[1:3])
+        if table.ndim != 2 or limits != (0, len(table) - 1) or int(pieces.one("relax.take").attrs.axis) != 0:
+            raise SgscError("an embedding has to clip its tokens to the rows of its table")
+        return Embedding(table, -int(offset)), [pieces.one("relax.astype").args[0]]
