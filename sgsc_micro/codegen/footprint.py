@@ -8,6 +8,7 @@ import tvm
 
 from sgsc_micro import kernels
 from sgsc_micro.codegen.library import constant_bytes
+from sgsc_micro.compiler_flags import Objective
 from sgsc_micro.costs import costs_of
 from sgsc_micro.footprint import Footprint
 from sgsc_micro.kernels import Lowered
@@ -28,8 +29,9 @@ def footprint(module: tvm.IRModule) -> Footprint:
 
 def _instructions(lowered: Lowered) -> float:
     objective, total = lowered.plan.objective, 0.0
-    lanes = "dsp" if objective.instruction_set == "helium" else objective.instruction_set  # of Helium none are modelled
-    costs = costs_of(lanes, objective.optimize)
+    if objective.instruction_set == "helium":  # of it nothing is modelled
+        objective = Objective("dsp", objective.optimize)
+    costs = costs_of(objective.instruction_set, objective.optimize)
     for node in lowered.graph.nodes:
         layer = node.operator.weighted if isinstance(node.operator, Residual) else node.operator
         shape = lowered.graph.shapes[node.output]
