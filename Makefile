@@ -19,7 +19,7 @@ test: setup lint ## everything that must pass
 	$(BIN)/pytest
 
 test-slow: setup ## proofs that take minutes
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m "slow and not long"
 
 test-long: setup ## proofs that take half an hour
 	$(BIN)/pytest -m long
