@@ -18,24 +18,20 @@ from statistics import mean, stdev
 from typing import Any
 from unittest import mock
 
-import numpy as np
 import torch
 from rich.progress import track
 from torch import nn
 
-from sgsc_micro import preserve, reference
-from sgsc_micro.codegen import footprint
-from sgsc_micro.compress import compress
+from benchmarks.digits_runs import compress_digits
+from sgsc_micro import preserve
 from sgsc_micro.compress.quantisers import WeightQuantiser, round_through
 from sgsc_micro.files import write_json
-from sgsc_micro.importers import load_torch
-from sgsc_micro.passes import optimise
 from sgsc_micro.pipeline import Build
 from sgsc_micro.project import Budget, CompressionConfig, Policy, example_dir, load_project
-from sgsc_micro.sources import TORCH_NETWORK
 from sgsc_micro.targets import load_target
 
 BUDGETS = (5_000,)
+NO_GUARD = 1_000_000  # more flips than there are cases
 RESULTS = Path(__file__).parent / "results" / "ablation.json"
 
 
@@ -80,26 +76,11 @@ VARIANTS: dict[str, type[WeightQuantiser]] = {
 
 def measure(name: str, seed: int, limit: int, build: Build) -> dict[str, Any]:
     """One compression to ``limit`` bytes."""
-    sets = {part: preserve.load(build.shared / "preserve" / f"{part}.npz") for part in "PCT"}
-    train = build.cases_of("train")
-    free = train.subset(~np.isin(train.ids, sets["P"].ids))
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        mock.patch("sgsc_micro.compress.network.WeightQuantiser", VARIANTS[name]),
-    ):
-        result = compress(
-            load_torch(build.shared / "reference" / TORCH_NETWORK),
-            free.inputs,
-            free.labels,
-            sets["P"],
-            lambda module: footprint(optimise(module)),
-            Path(folder),
-            CompressionConfig(steps=16, settle=2, epochs=3, seed=seed),
-            Policy(max_flips=len(sets["P"])),
-            budget=Budget(flash=limit),
-        )
-    held_out = preserve.merge([sets["C"], sets["T"]])
-    right = preserve.decisions(reference.run(result.module, held_out.inputs)) == held_out.labels
+    config = CompressionConfig(steps=16, settle=2, epochs=3, seed=seed)
+    free = Policy(max_flips=NO_GUARD)
+    with mock.patch("sgsc_micro.compress.network.WeightQuantiser", VARIANTS[name]):
+        result, held_out, outputs = compress_digits(build, config, policy=free, budget=Budget(flash=limit))
+    right = preserve.decisions(outputs) == held_out.labels
     return {
         "parametrisation": name,
         "seed": seed,

@@ -23,20 +23,17 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from sgsc_micro import preserve, reference
-from sgsc_micro.codegen import footprint
-from sgsc_micro.compress import compress, guarded
+from benchmarks.digits_runs import compress_digits
+from sgsc_micro import preserve
+from sgsc_micro.compress import guarded
 from sgsc_micro.compress.blame import raised_floors
 from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.training import Proposal
 from sgsc_micro.files import write_json
-from sgsc_micro.importers import load_torch
-from sgsc_micro.passes import optimise
 from sgsc_micro.pipeline import Build
 from sgsc_micro.preserve import CaseSet, Verdict
 from sgsc_micro.project import CompressionConfig, example_dir, load_project
-from sgsc_micro.sources import TORCH_NETWORK
 from sgsc_micro.storage import MAX_BITS
 from sgsc_micro.targets import load_target
 
@@ -71,23 +68,11 @@ VARIANTS: dict[str, Floors] = {"blame": raised_floors, "random": of_random_chann
 
 def measure(variant: str, seed: int, build: Build) -> dict[str, Any]:
     """One compression whose floors come from the variant."""
-    sets = {name: preserve.load(build.shared / "preserve" / f"{name}.npz") for name in "PCT"}
-    train = build.cases_of("train")
-    free = train.subset(~np.isin(train.ids, sets["P"].ids))
     lines: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as workdir, mock.patch.object(guarded, "raised_floors", VARIANTS[variant]):
-        result = compress(
-            load_torch(build.shared / "reference" / TORCH_NETWORK),
-            free.inputs,
-            free.labels,
-            sets["P"],
-            lambda module: footprint(optimise(module)),
-            Path(workdir),
-            CompressionConfig.model_validate({**CONFIG, "seed": seed}),
-            progress=lines.append,
-        )
-    held_out = preserve.merge([sets["C"], sets["T"]])
-    verdict = preserve.judge(held_out, reference.run(result.module, held_out.inputs))
+    config = CompressionConfig.model_validate({**CONFIG, "seed": seed})
+    with mock.patch.object(guarded, "raised_floors", VARIANTS[variant]):
+        result, held_out, outputs = compress_digits(build, config, progress=lines.append)
+    verdict = preserve.judge(held_out, outputs)
     accepted = sum(line["accepted"] for line in lines)
     return {
         "restore": variant,

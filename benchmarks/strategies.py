@@ -17,18 +17,13 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
 from rich.progress import track
 
-from sgsc_micro import preserve, reference
-from sgsc_micro.codegen import footprint
-from sgsc_micro.compress import compress
+from benchmarks.digits_runs import compress_digits
+from sgsc_micro import preserve
 from sgsc_micro.files import write_json
-from sgsc_micro.importers import load_torch
-from sgsc_micro.passes import optimise
 from sgsc_micro.pipeline import Build
 from sgsc_micro.project import Budget, CompressionConfig, example_dir, load_project
-from sgsc_micro.sources import TORCH_NETWORK
 from sgsc_micro.targets import load_target
 
 SIZE = 50
@@ -45,22 +40,8 @@ def measure(strategy: str, seed: int, root: Path) -> dict[str, Any]:
         project.model_copy(update={"preserve": kept}), load_target("host"), "host", root, lambda stage, event: None
     )
     build.run("preserve")
-    sets = {name: preserve.load(build.shared / "preserve" / f"{name}.npz") for name in "PCT"}
-    train = build.cases_of("train")
-    free = train.subset(~np.isin(train.ids, sets["P"].ids))
-    with tempfile.TemporaryDirectory() as workdir:
-        result = compress(
-            load_torch(build.shared / "reference" / TORCH_NETWORK),
-            free.inputs,
-            free.labels,
-            sets["P"],
-            lambda module: footprint(optimise(module)),
-            Path(workdir),
-            CompressionConfig(**CONFIG, seed=seed),
-            budget=BUDGET,
-        )
-    held_out = preserve.merge([sets["C"], sets["T"]])
-    verdict = preserve.judge(held_out, reference.run(result.module, held_out.inputs))
+    result, held_out, outputs = compress_digits(build, CompressionConfig(**CONFIG, seed=seed), budget=BUDGET)
+    verdict = preserve.judge(held_out, outputs)
     flips = len(verdict.flips)
     return {
         "strategy": strategy,
@@ -69,7 +50,7 @@ def measure(strategy: str, seed: int, root: Path) -> dict[str, Any]:
         "flips": flips,
         "held_out": len(held_out),
         "flips_per_case": flips / SIZE,
-        "bytes": footprint(optimise(result.module)).flash,
+        "bytes": result.stored_bytes,
     }
 
 
