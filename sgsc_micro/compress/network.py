@@ -9,8 +9,18 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 
-from sgsc_micro.compress.graph import ACTIVATIONS, VALUE_PRESERVING, Layer
-from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
+from sgsc_micro.compress.operators import (
+    ACTIVATIONS,
+    EMBEDDING,
+    MASK,
+    MATMUL,
+    SOFTMAX,
+    TO_TOKENS,
+    VALUE_PRESERVING,
+    Layer,
+    Table,
+)
+from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser, least_error_range
 from sgsc_micro.errors import SgscError
 from sgsc_micro.storage import width_of
 
@@ -61,15 +71,19 @@ class QuantisedNetwork(nn.Module):
         self.network = network
         self.layers: dict[str, QuantisedLayer] = {}  # by the user's names, in the order of execution
         for node in network.graph.nodes:
-            if node.op == "call_module":
-                layer = QuantisedLayer(network.get_submodule(node.target))
-                self.layers[layer.name] = layer
-                setattr(network, node.target, layer)
+            if node.op == "call_module" and isinstance(layer := network.get_submodule(node.target), Layer):
+                quantised_layer = QuantisedLayer(layer)
+                self.layers[layer.name] = quantised_layer
+                setattr(network, node.target, quantised_layer)
         _insert_activation_quantisers(network, ranges)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """x float32 [N, *shape] to logits [N, classes]."""
+        """x float32 [N, *shape] to logits [N, classes], or tokens [N, T] to [N, T, classes]."""
         return self.network(x)
+
+    def tables(self) -> list[Table]:
+        """Embeddings and positions: int8 per tensor, whatever the layers' widths."""
+        return [module for module in self.network.modules() if isinstance(module, Table)]
 
     def widths(self) -> dict[str, list[int]]:
         """Layer to the width of every output channel: what its integers need."""
@@ -84,16 +98,20 @@ class QuantisedNetwork(nn.Module):
         if broken:
             raise SgscError(f"NaN or infinity in {', '.join(broken)} after training", hint="lower the learning rates")
         frozen = copy.deepcopy(self.network)
-        for node in self.network.graph.nodes:
-            if node.op != "call_module":
-                continue
-            module = self.network.get_submodule(node.target)
+        for node in list(frozen.graph.nodes):
+            module = self.network.get_submodule(node.target) if node.op == "call_module" else None
             if isinstance(module, QuantisedLayer):
                 source = self.network.get_submodule(node.args[0].target)
                 assert isinstance(source, ActivationQuantiser)
                 setattr(frozen, node.target, FrozenLayer(module, source.scale()))
             elif isinstance(module, ActivationQuantiser):
                 setattr(frozen, node.target, FrozenActivation(module))
+            elif isinstance(module, Table):
+                (user,) = node.users  # its quantiser, which other nodes call as well
+                setattr(frozen, node.target, FrozenTable(module, self.network.get_submodule(user.target)))
+                user.replace_all_uses_with(node)
+                frozen.graph.erase_node(user)
+        frozen.recompile()
         return torch.export.export(frozen.eval(), (torch.zeros(1, *shape),))
 
 
@@ -147,8 +165,22 @@ class FrozenActivation(nn.Module):
         return quantized.dequantize_per_tensor(quantized.quantize_per_tensor(x, *parameters), *parameters)
 
 
+class FrozenTable(nn.Module):
+    """A table in int8, at one scale."""
+
+    def __init__(self, table: Table, quantiser: ActivationQuantiser) -> None:
+        super().__init__()
+        self.scale, self.zero_point = quantiser.scale().item(), int(quantiser.zero_point)
+        integers = (table.values.detach() / self.scale + self.zero_point).round().clamp(-128, 127)
+        self.register_buffer("values", integers.to(torch.int8))  # [rows, F]
+
+    def forward(self) -> torch.Tensor:
+        """The values float32 [rows, F]."""
+        return quantized.dequantize_per_tensor(self.values, self.scale, self.zero_point, -128, 127, torch.int8)
+
+
 class _RangeObserver(fx.Interpreter):
-    """Runs the float network and notes the range of every node: its smallest and largest value, or a little more.
+    """Runs the float network and chooses a range for every node: the one that int8 has the least squared error in.
 
     A range may be no narrower than ``NARROWEST`` of what the accumulator could reach. That of a relu that lets nothing
     through is zero, and what it holds back would not fit 32 bits at a scale to match.
@@ -160,16 +192,22 @@ class _RangeObserver(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
-        if isinstance(value, torch.Tensor):
-            low, high = float(value.min()), float(value.max())
-            self.ranges[n] = (low, max(high, low + NARROWEST * self._reach(n)))
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and n.target != MASK:
+            if n.op == "call_module" and isinstance(self.fetch_attr(str(n.target)), Table):
+                high = float(value.abs().max())
+                self.ranges[n] = (-high, high)  # symmetric, as weights are
+            else:
+                low, high = least_error_range(value)
+                self.ranges[n] = (low, max(high, low + NARROWEST * self._reach(n)))
         return value
 
     def _reach(self, n: fx.Node) -> float:
         """The largest magnitude that the node's accumulator can take, its inputs being anywhere in their ranges."""
         if n.target in ACTIVATIONS:
             return self._reach(n.args[0])  # type: ignore[arg-type]
-        inputs = [max(map(abs, self.ranges[source])) for source in n.args if isinstance(source, fx.Node)]
+        inputs = [max(map(abs, self.ranges[source])) for source in n.args if source in self.ranges]
+        if n.target == MATMUL:
+            return inputs[0] * inputs[1] * n.args[0].meta["val"].shape[-1]  # type: ignore[union-attr]
         if n.op != "call_module":
             return sum(inputs)
         layer = self.fetch_attr(str(n.target))
@@ -181,19 +219,30 @@ def _insert_activation_quantisers(network: fx.GraphModule, ranges: dict[fx.Node,
     graph = network.graph
     chosen: dict[fx.Node, str] = {}  # node -> name of the quantiser of its value
     for node in list(graph.nodes):
-        if node.op == "output" or _is_fused(node):
+        if node.op in ("output", "get_attr") or node.target in (MASK, TO_TOKENS) or _is_fused(node):
             continue
         if node.target in VALUE_PRESERVING:
             name = chosen[node.args[0]]
         else:
             name = f"activation_{len(set(chosen.values()))}"
-            network.add_submodule(name, ActivationQuantiser(*ranges[node]))
+            network.add_submodule(name, _fixed(node) or ActivationQuantiser(*ranges[node]))
         with graph.inserting_after(node):
             call = graph.call_module(name, (node,))
         call.meta = dict(node.meta)
         node.replace_all_uses_with(call, delete_user_cb=lambda user, call=call: user is not call)
         chosen[call] = name
     network.recompile()
+
+
+def _fixed(node: fx.Node) -> ActivationQuantiser | None:
+    """The quantiser of tokens and of probabilities: their values are known. None for any other node."""
+    if node.target == SOFTMAX:
+        return ActivationQuantiser.fixed(1 / 256, -128)
+    tokens = [reader for user in node.users if user.target == TO_TOKENS for reader in user.users]
+    if not tokens:
+        return None
+    rows = max(reader.args[0].meta["val"].shape[0] for reader in tokens if reader.target == EMBEDDING)
+    return ActivationQuantiser.fixed(1.0, 0 if rows <= 128 else -128)
 
 
 def _is_fused(node: fx.Node) -> bool:

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from sgsc_micro.compiler_flags import ANY_TARGET
-from sgsc_micro.compress.graph import ADD, FLATTEN, Layer
 from sgsc_micro.compress.network import QuantisedLayer, QuantisedNetwork
+from sgsc_micro.compress.operators import ADD, EMBEDDING, FLATTEN, LAYER_NORM, LINEAR, MATMUL, Layer, Table
 from sgsc_micro.costs import costs_of
 from sgsc_micro.storage import MAX_BITS, channel_bits, plane_words, planes
 
@@ -80,20 +80,39 @@ def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Pric
     total = torch.zeros(())
     for node in network.network.graph.nodes:
         sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
-        if node.op == "placeholder":
-            live[node] = torch.ones(node.meta["val"].shape[1])
-        elif node.op == "call_module" and isinstance(layer := network.network.get_submodule(node.target), Layer):
-            table = price(network.layers[layer.name], int(np.prod(node.meta["val"].shape[2:])))
-            bits = widths[layer.name]
-            live[node], read = _live(layer, bits, sources[0])
+        module = network.network.get_submodule(node.target) if node.op == "call_module" else None
+        if isinstance(module, Layer):
+            table = price(network.layers[module.name], _pixels(module, node.meta["val"].shape))
+            bits = widths[module.name]
+            live[node], read = _live(module, bits, sources[0])
             total = total + (_interpolated(table, bits) * read).sum()
+        elif node.op == "placeholder" or isinstance(module, Table) or node.target in _WHOLE:
+            live[node] = torch.ones(_channels(node.meta["val"].shape, node.op == "placeholder"))
         elif node.target == ADD:
             live[node] = torch.maximum(*sources)
         elif node.target == FLATTEN:
-            live[node] = sources[0].repeat_interleave(node.meta["val"].shape[1] // len(sources[0]))
-        elif node.op != "output":
+            times = node.meta["val"].shape[1] // len(sources[0])
+            positions = len(node.args[0].meta["val"].shape) == 3  # [N, T, F]; an image's pixels lie within a channel
+            live[node] = sources[0].repeat(times) if positions else sources[0].repeat_interleave(times)
+        elif sources:
             live[node] = sources[0]
     return total
+
+
+_WHOLE = {EMBEDDING, LAYER_NORM, MATMUL}
+"""What has all its channels, whatever its input has: the passes carry no constant through these."""
+
+
+def _channels(shape: torch.Size, is_input: bool) -> int:
+    """Of an image [N, C, H, W] that comes in, of features [..., F], or of heads [N, H, T, D] together."""
+    if is_input:
+        return shape[1] if len(shape) in (2, 4) else shape[-1]
+    return shape[1] * shape[3] if len(shape) == 4 else shape[-1]
+
+
+def _pixels(layer: Layer, shape: torch.Size) -> int:
+    """For how many pixels, or positions, a layer's output channel is computed."""
+    return int(np.prod(shape[1:-1] if layer.function == LINEAR else shape[2:]))
 
 
 def _live(layer: Layer, bits: torch.Tensor, live: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -166,8 +166,9 @@ def _groups(network: QuantisedNetwork, config: CompressionConfig) -> list[dict[s
     """Widths and exponents apart from weights and from activation scales; none with weight decay."""
     layers = network.layers.values()
     scales = [module.log_scale for module in network.modules() if isinstance(module, ActivationQuantiser)]
+    values = [p for layer in layers for p in (layer.weight, layer.bias)] + [table.values for table in network.tables()]
     return [
-        {"params": [p for layer in layers for p in (layer.weight, layer.bias)], "lr": config.learning_rate},
+        {"params": values, "lr": config.learning_rate},
         {"params": [p for layer in layers for p in layer.quantiser.parameters()], "lr": config.bits_learning_rate},
         {"params": scales, "lr": config.scale_learning_rate},
     ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import fx
 
-from sgsc_micro.compress.graph import CONV, layers_of
+from sgsc_micro.compress.operators import CONV, layers_of
 
 BATCH = 256
 
