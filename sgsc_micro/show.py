@@ -82,7 +82,7 @@ def show_certificate(console: Console, certificate: dict[str, Any], folder: Path
         ("constants", f"{now:,} bytes, {100 * now / before:.1f} % of the {before:,} at 8 bits"),
         (
             "test set",
-            f"{test['compressed_right']} of {test['cases']} right; the reference {test['reference_right']}",
+            f"{test['compressed_right']} of {test['decisions']:,} right; the reference {test['reference_right']}",
         ),
     ]
     if firmware := resources["firmware"]:

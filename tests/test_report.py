@@ -110,12 +110,21 @@ def certificate() -> dict[str, Any]:
         "bound": {
             "cases": 400,
             "negative_flips": 0,
+            "slices": {},
             "confidence": 0.95,
             "upper_bound": 0.00741,
             "method": "one-sided Clopper-Pearson",
             "words": "at most 0.75 % negative flips at 95 % on i.i.d. unseen data",
         },
-        "test": {"cases": 497, "reference_right": 488, "compressed_right": 487, "negative_flips": 2},
+        "test": {
+            "cases": 497,
+            "decisions": 994,
+            "reference_right": 488,
+            "compressed_right": 487,
+            "negative_flips": 2,
+            "slices": {"dim": {"reference": 0.5, "candidate": 0.25}, "wet": {"reference": 0.75, "candidate": 0.625}},
+            "loss": {"reference": 0.25, "candidate": 0.375},
+        },
         "resources": {
             "optimize": "speed",
             "constant_bytes": 2345,
@@ -187,7 +196,7 @@ def test_numbers_appear(tmp_path: Path, certificate: dict[str, Any]) -> None:
         "is not a statistical bound",
         "≤ 0.75 %",  # 0.741, rounded up
         "one-sided Clopper-Pearson; 400 cases that were not trained on, 0 of them flipped",
-        "487 of 497",
+        "487 of 994",
         "reference gets 488 right",
         "2,345 B , 25.8 %",  # of 9,100
         "9,660 B",
@@ -292,5 +301,5 @@ def test_slices_and_violations_are_named(tmp_path: Path, certificate: dict[str, 
     certificate["preservation"]["violations"] = ["slice dim: 100.0% right before, 87.5% now"]
     text = _Text(render(tmp_path, certificate)).text
     assert "Against the policy: slice dim: 100.0% right before, 87.5% now." in text
-    assert "dim 100 % 87.5 %" in text.replace("\xa0", " ")
+    assert "dim 100 % 87.5 % – – 50 % 25 % wet – – – – 75 % 62.5 %" in text.replace("\xa0", " ")
     assert "0.1250 nats a decision before, 0.2500 now" in text

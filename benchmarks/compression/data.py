@@ -65,7 +65,7 @@ def names(context: int) -> Splits:
     tokens = np.array([alphabet[character] for character in text])
     bounds = [0, int(0.87 * len(tokens)), int(0.9 * len(tokens)), len(tokens)]
     parts = []
-    for (start, stop), stride in zip(pairwise(bounds), (context // 4, context, context), strict=True):
+    for (start, stop), stride in zip(pairwise(bounds), (3, context, context), strict=True):
         at = np.arange(start, stop - context, stride)[:, None] + np.arange(context)  # [N, context]
         parts.append(Part(tokens[at].astype(np.float32), tokens[at + 1].astype(np.int64)))
     return Splits(*parts)

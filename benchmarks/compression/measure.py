@@ -18,7 +18,7 @@ from benchmarks.compression.data import Part, Splits
 from sgsc_micro import importers, kernels, preserve, reference
 from sgsc_micro.codegen import footprint
 from sgsc_micro.compress import compress, training
-from sgsc_micro.compress.graph import canonical
+from sgsc_micro.compress.graph import as_taken, canonical
 from sgsc_micro.compress.network import calibrated
 from sgsc_micro.compress.training import Augment, Lessons, Proposal
 from sgsc_micro.kernels.constants import POOLS
@@ -67,7 +67,7 @@ class Task:
 
 def rows_of(task: Task, folder: Path, wanted: list[str] | None = None) -> Iterator[Row]:
     """Every method on one task, or those whose names begin as ``wanted``; journals stay in ``folder``."""
-    program = torch.export.export(task.network.eval(), (torch.from_numpy(task.splits.train.inputs[:1]),))
+    program = torch.export.export(task.network.eval(), (as_taken(task.network, task.splits.train.inputs[:1]),))
     bench = _Bench(task, program, folder)
     methods: dict[str, Callable[[str], Row]] = {"float": bench.float_row}
     methods |= {f"uniform {bits} bits": partial(bench.uniform_row, bits=bits) for bits in (8, 4)}

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks.compression.data import Part
+from sgsc_micro.compress.graph import as_taken
 from sgsc_micro.compress.training import Augment
 
 
@@ -174,7 +175,7 @@ def train_float(
     """The network with the weights in ``path``, trained (AdamW, one cycle) and kept there where it was not."""
     if not path.exists():
         torch.manual_seed(0)
-        inputs, labels = torch.from_numpy(part.inputs), torch.from_numpy(part.labels)
+        inputs, labels = as_taken(network, part.inputs), torch.from_numpy(part.labels)
         generator = torch.Generator().manual_seed(0)
         steps = epochs * -(-len(labels) // batch)
         optimizer = torch.optim.AdamW(network.parameters(), learning_rate, weight_decay=weight_decay)

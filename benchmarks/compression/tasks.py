@@ -46,7 +46,17 @@ def cifar(folder: Path) -> Task:
     )
 
 
-TASKS: dict[str, Callable[[Path], Task]] = {"mnist": mnist, "cifar": cifar}
+def names(folder: Path) -> Task:
+    """A decoder-only transformer that continues names, 0.2 million weights."""
+    context = 32
+    config = CompressionConfig(
+        steps=14, settle=4, epochs=1, batch=64, learning_rate=2e-3, bits_learning_rate=0.03, distillation=0.8
+    )
+    network = networks.CharacterGPT(27, context)
+    return _task("names", data.names(context), network, folder, None, config, (60_000, 50_000), 50_000, 6, 2e-3)
+
+
+TASKS: dict[str, Callable[[Path], Task]] = {"mnist": mnist, "cifar": cifar, "names": names}
 
 
 def _task(
@@ -54,7 +64,7 @@ def _task(
     splits: Splits,
     network: nn.Module,
     folder: Path,
-    augment: Augment,
+    augment: Augment | None,
     config: CompressionConfig,
     budgets: tuple[int, ...],
     unguarded: int,
@@ -64,6 +74,8 @@ def _task(
     began = time.monotonic()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     path = folder / f"{name}-float.pt"
-    trained = networks.train_float(network, splits.train, path, epochs, 128, learning_rate, 1e-4, augment)
+    batch, decay = (64, 0.1) if splits.train.labels.ndim == 2 else (128, 1e-4)
+    trained = networks.train_float(network, splits.train, path, epochs, batch, learning_rate, decay, augment)
     minutes = (time.monotonic() - began) / 60
-    return Task(name, "accuracy", splits, trained, minutes, 300, config, Policy(), budgets, unguarded, augment)
+    metric = "loss" if splits.train.labels.ndim == 2 else "accuracy"
+    return Task(name, metric, splits, trained, minutes, 300, config, Policy(), budgets, unguarded, augment)

@@ -18,7 +18,7 @@ from torch import nn
 from sgsc_micro import importers
 from sgsc_micro.compress import loop, training
 from sgsc_micro.compress.blame import raised_floors
-from sgsc_micro.compress.graph import canonical
+from sgsc_micro.compress.graph import as_taken, canonical, check_tokens
 from sgsc_micro.compress.journal import Journal, Line
 from sgsc_micro.compress.loop import Raised
 from sgsc_micro.compress.network import QuantisedNetwork, calibrated
@@ -131,8 +131,9 @@ def compress(
     """
     config, policy, budget = config or CompressionConfig(), policy or Policy(), budget or Budget()
     if isinstance(network, nn.Module):
-        network = torch.export.export(network.eval(), (torch.from_numpy(inputs[:1]),))
+        network = torch.export.export(network.eval(), (as_taken(network, inputs[:1]),))
     float_network = canonical(network)
+    check_tokens(float_network, inputs, "compress: training inputs")
     lessons = _lessons(float_network, inputs, labels, preserve, augment)
     start = calibrated(float_network, lessons.inputs[:CALIBRATED])
     journal = Journal(workdir, _identity(start, lessons, preserve, config, policy, budget))
@@ -149,10 +150,13 @@ def _lessons(
     reference: torch.nn.Module, inputs: np.ndarray, labels: np.ndarray, preserve: CaseSet, augment: Augment | None
 ) -> Lessons:
     """The training side and the preserved cases, trained on as well; they count for ``PRESERVED`` of it."""
-    if inputs.shape[1:] != preserve.inputs.shape[1:] or labels.shape != inputs.shape[:1]:
+    if len(inputs) != len(labels) or any(
+        own.shape[1:] != of_cases.shape[1:] for own, of_cases in ((inputs, preserve.inputs), (labels, preserve.labels))
+    ):
         raise SgscError(
-            f"compress: training inputs {inputs.shape} and labels {labels.shape} beside cases {preserve.inputs.shape}",
-            hint="expected inputs [N, *shape] and labels [N] of the cases' own shape",
+            f"compress: training inputs {inputs.shape} and labels {labels.shape} beside cases {preserve.inputs.shape} "
+            f"and {preserve.labels.shape}",
+            hint="expected inputs [N, *shape] and labels [N], or [N, T], of the cases' own shapes",
         )
     if not np.isfinite(inputs).all():
         rows = np.flatnonzero(~np.isfinite(inputs).reshape(len(inputs), -1).all(axis=1))

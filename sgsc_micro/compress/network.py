@@ -95,6 +95,7 @@ class QuantisedNetwork(nn.Module):
         Raises SgscError naming the layers that training left without numbers.
         """
         broken = [name for name, layer in self.layers.items() if not layer.is_finite()]
+        broken += ["a table" for table in self.tables() if not table.values.isfinite().all()]
         if broken:
             raise SgscError(f"NaN or infinity in {', '.join(broken)} after training", hint="lower the learning rates")
         frozen = copy.deepcopy(self.network)

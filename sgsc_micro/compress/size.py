@@ -7,6 +7,7 @@ The part of the input that is gone is not paid for: 2301.13142, eq. 5.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,8 +19,16 @@ from sgsc_micro.compress.operators import ADD, EMBEDDING, FLATTEN, LAYER_NORM, L
 from sgsc_micro.costs import costs_of
 from sgsc_micro.storage import MAX_BITS, channel_bits, plane_words, planes
 
-Price = Callable[[QuantisedLayer, int], Sequence[float]]
-"""A layer and the pixels of its output to the cost of a channel at 0 to 8 bits, [9]; nothing at 0."""
+
+@dataclass(frozen=True)
+class Price:
+    """What is paid for."""
+
+    channel: Callable[[QuantisedLayer, int], Sequence[float]]
+    """A layer and the pixels of its output to the cost of a channel at 0 to 8 bits, [9]; nothing at 0."""
+    value: float = 0.0
+    """Of one int8 in a table, whose width is not learned."""
+
 
 CHANNEL_BITS = 32
 """Of a channel's bias and shift; the multiplier is the layer's, as scales are powers of two."""
@@ -48,7 +57,7 @@ def instructions(layer: QuantisedLayer, pixels: int) -> Sequence[float]:
     return [0, *(pixels / 4 * block for block in by_width)]
 
 
-PRICES: dict[str, Price] = {"flash": flash_bits, "ram": activation_bytes, "instructions": instructions}
+PRICES = {"flash": Price(flash_bits, MAX_BITS), "ram": Price(activation_bytes), "instructions": Price(instructions)}
 """By the limits of a budget."""
 
 
@@ -74,15 +83,15 @@ def savings(network: QuantisedNetwork, prices: Sequence[str]) -> dict[str, torch
     return found
 
 
-def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Price = flash_bits) -> torch.Tensor:
+def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Price = PRICES["flash"]) -> torch.Tensor:
     """Of the whole network with these ``widths`` [C] by layer, a scalar."""
     live: dict[fx.Node, torch.Tensor] = {}  # share of each channel that is there, [channels]
-    total = torch.zeros(())
+    total = torch.tensor(price.value * sum(table.values.numel() for table in network.tables()))
     for node in network.network.graph.nodes:
         sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
         module = network.network.get_submodule(node.target) if node.op == "call_module" else None
         if isinstance(module, Layer):
-            table = price(network.layers[module.name], _pixels(module, node.meta["val"].shape))
+            table = price.channel(network.layers[module.name], _pixels(module, node.meta["val"].shape))
             bits = widths[module.name]
             live[node], read = _live(module, bits, sources[0])
             total = total + (_interpolated(table, bits) * read).sum()

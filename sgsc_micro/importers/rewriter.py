@@ -12,7 +12,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.tables import FUNCTIONS, Waiting
 from sgsc_micro.ir import bindings_of, constant_of, shape_of
 
-_TO_NHWC = (0, 2, 3, 1)
+TO_NHWC = (0, 2, 3, 1)
 
 
 class Rewriter:
@@ -41,7 +41,7 @@ class Rewriter:
                 self.new[parameter] = parameter
                 if len(shape_of(parameter)) == 4:
                     self.images.add(parameter)
-                    self.new[parameter] = self._emit(relax.op.permute_dims(parameter, _TO_NHWC))
+                    self.new[parameter] = self._emit(relax.op.permute_dims(parameter, TO_NHWC))
                 for var, value in bindings_of(self.old):
                     self._bind(var, value)
                 output = self.builder.emit_output(self._output())

@@ -7,7 +7,7 @@ from tvm import relax
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.importers.constants import evaluate, mask
-from sgsc_micro.importers.rewriter import Rewriter
+from sgsc_micro.importers.rewriter import TO_NHWC, Rewriter
 from sgsc_micro.importers.tables import FUNCTIONS, embedding, lookup
 from sgsc_micro.ir import constant_of, shape_of
 
@@ -47,9 +47,15 @@ class SequenceOperators(Rewriter):
 
     def _permute_dims(self, var: relax.Var, call: relax.Call) -> relax.Var:
         x, source = self.new[call.args[0]], call.args[0]
-        if source in self.images or source in self.order or source in self.reshaped:
+        axes = [int(axis) for axis in call.attrs.axes]
+        if source in self.order or source in self.reshaped:
             raise SgscError("importer: the axes of an image are permuted", hint="see docs/operators.md")
-        moved = self._on_integers(x, lambda q: relax.op.permute_dims(q, call.attrs.axes))
+        if source in self.images:  # its pixels become positions
+            self.images.remove(var)
+            axes = [TO_NHWC.index(axis) for axis in axes]
+        if axes == sorted(axes):
+            return x
+        moved = self._on_integers(x, lambda q: relax.op.permute_dims(q, axes))
         if moved is None:
             raise SgscError("importer: axes are permuted before they are quantised", hint="quantise before that")
         return moved

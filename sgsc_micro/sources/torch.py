@@ -15,7 +15,7 @@ import tvm
 
 from sgsc_micro.arrays import digest
 from sgsc_micro.compress import check_supported, compress
-from sgsc_micro.compress.graph import canonical
+from sgsc_micro.compress.graph import as_taken, canonical, check_tokens
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import atomic_path, sha256_file
 from sgsc_micro.footprint import Footprint
@@ -46,7 +46,9 @@ class TorchSource:
         if not self._checkpoint.is_file():
             check_supported(self._export(self._untrained().eval()))
             self._train(note)
-        check_supported(self._program)
+        network = canonical(self._program)
+        for name, split in self.code.data.items():
+            check_tokens(network, split.inputs, f"{self._path}: data().{name}")
         return {
             "graph": str(self._program.graph),
             "state": {name: digest(tensor.numpy(force=True)) for name, tensor in self._program.state_dict.items()},
@@ -62,7 +64,7 @@ class TorchSource:
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """In floats."""
         with torch.no_grad():
-            batches = torch.from_numpy(np.asarray(inputs, dtype=np.float32)).split(256)
+            batches = as_taken(self._trained, np.asarray(inputs)).split(256)
             return torch.cat([self._trained(batch) for batch in batches]).numpy()
 
     def features(self, inputs: np.ndarray, labels: np.ndarray, kind: Features) -> np.ndarray | None:
@@ -130,7 +132,7 @@ class TorchSource:
 
     def _export(self, network: torch.nn.Module) -> torch.export.ExportedProgram:
         """The network for one input, as torch.export gives it. Errors: ``SgscError`` with torch's reason."""
-        example = torch.from_numpy(self.code.data["train"].inputs[:1])
+        example = as_taken(network, self.code.data["train"].inputs[:1])
         try:
             return torch.export.export(network, (example,))
         except Exception as error:  # torch.export raises whatever the network's own code or its tracing raises

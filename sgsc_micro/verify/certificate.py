@@ -109,9 +109,12 @@ def certify(
         "bound": bound,
         "test": {
             "cases": evidence.assessment.test_cases,
+            "decisions": evidence.assessment.test_decisions,
             "reference_right": evidence.assessment.test_reference_right,
             "compressed_right": evidence.assessment.test_compressed_right,
             "negative_flips": evidence.assessment.test_flips,
+            "slices": evidence.assessment.test_slices,
+            "loss": evidence.assessment.test_loss,
         },
         "resources": _resources(evidence, image, outcomes),
         "cases": _cases(cases, real, outcomes, exact, verdict.flips, verdict.diverged),
@@ -152,6 +155,7 @@ def _bound(assessment: Assessment) -> dict[str, Any]:
     return {
         "cases": assessment.calibration_cases,
         "negative_flips": assessment.calibration_flips,
+        "slices": assessment.calibration_slices,
         "confidence": CONFIDENCE,
         "upper_bound": assessment.upper_bound,
         "method": LEARN_THEN_TEST if assessment.chosen_by_rate else CLOPPER_PEARSON,
