@@ -3,23 +3,26 @@
     python -m benchmarks.compression --task mnist
 
 Every row is written to benchmarks/results/compression.json as soon as it is known; a killed run goes on where it was.
-The table is printed from there, peers beside it.
+The table is printed from there, peers beside it. Beside the rows lie pictures: the front of every task, the widths and
+the journal of every run under the guard.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
 
 import torch
 
 from benchmarks.compression import keywords
 from benchmarks.compression.data import ROOT
-from benchmarks.compression.measure import Row, rows_of
+from benchmarks.compression.measure import Row, Run, file_name, rows_of
+from benchmarks.compression.plots import draw_run, front
 from benchmarks.compression.tables import table
 from benchmarks.compression.tasks import TASKS
-from sgsc_micro.files import write_json
+from sgsc_micro.files import write_json, write_text
 from sgsc_micro.sources.torch import THREADS
 
 RESULTS = ROOT / "benchmarks" / "results" / "compression.json"
@@ -44,10 +47,17 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     for name in options.task or names:
-        found = keywords.rows(FOLDER) if name == "keywords" else rows_of(TASKS[name](FOLDER), FOLDER, options.method)
-        for row in found:
+        if name == "keywords":
+            found: Iterable[tuple[Row, Run | None]] = ((row, None) for row in keywords.rows(FOLDER))
+        else:
+            found = rows_of(TASKS[name](FOLDER), FOLDER, options.method)
+        for row, run in found:
             keep(row)
-    print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
+            if run is not None:
+                draw_run(RESULTS.parent, file_name(row.task, row.method), run.module, run.journal)
+        rows = json.loads(RESULTS.read_text(encoding="utf-8"))
+        write_text(RESULTS.with_name(f"{name}-front.svg"), front(name, [row for row in rows if row["task"] == name]))
+    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -16,17 +17,23 @@ from torch import nn
 
 from benchmarks.compression.data import Part, Splits
 from sgsc_micro import importers, kernels, preserve, reference
+from sgsc_micro.arrays import load_arrays
 from sgsc_micro.codegen import footprint
 from sgsc_micro.compress import compress, training
 from sgsc_micro.compress.graph import as_taken, canonical
+from sgsc_micro.compress.journal import Line
 from sgsc_micro.compress.network import calibrated
 from sgsc_micro.compress.training import Augment, Lessons, Proposal
+from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.constants import POOLS
 from sgsc_micro.passes import optimise
 from sgsc_micro.preserve import CaseSet
 from sgsc_micro.project import Budget, CompressionConfig, Policy
 
 CONFIDENCE = 0.95
+NO_GUARD = 100.0  # nats
+WAY = ", step "
+"""In the name of a row: an accepted state on the way to the one before the comma."""
 console = Console(highlight=False)
 
 
@@ -65,19 +72,27 @@ class Task:
     augment: Augment | None = None
 
 
-def rows_of(task: Task, folder: Path, wanted: list[str] | None = None) -> Iterator[Row]:
+@dataclass(frozen=True)
+class Run:
+    """How a guarded row came about."""
+
+    module: tvm.IRModule
+    journal: list[Line]
+
+
+def rows_of(task: Task, folder: Path, wanted: list[str] | None = None) -> Iterator[tuple[Row, Run | None]]:
     """Every method on one task, or those whose names begin as ``wanted``; journals stay in ``folder``."""
     program = torch.export.export(task.network.eval(), (as_taken(task.network, task.splits.train.inputs[:1]),))
     bench = _Bench(task, program, folder)
-    methods: dict[str, Callable[[str], Row]] = {"float": bench.float_row}
+    methods: dict[str, Callable[[str], Iterator[tuple[Row, Run | None]]]] = {"float": bench.float_row}
     methods |= {f"uniform {bits} bits": partial(bench.uniform_row, bits=bits) for bits in (8, 4)}
-    free = Policy(max_flips=task.preserved)
-    methods[f"unguarded, {task.unguarded / 1000:g} kB"] = partial(bench.learned_row, policy=free, budget=task.unguarded)
-    for budget in task.budgets:
-        methods[f"guarded, {budget / 1000:g} kB"] = partial(bench.learned_row, policy=task.policy, budget=budget)
+    free = Policy(max_flips=task.splits.train.labels.size, max_loss_rise=NO_GUARD)
+    runs = [("unguarded", free, task.unguarded), *(("guarded", task.policy, budget) for budget in task.budgets)]
+    for kind, policy, budget in runs:
+        methods[f"{kind}, {budget / 1000:g} kB"] = partial(bench.learned_rows, policy=policy, budget=budget)
     for name, method in methods.items():
         if wanted is None or name.startswith(tuple(wanted)):
-            yield method(name)
+            yield from method(name)
 
 
 class _Bench:
@@ -93,12 +108,12 @@ class _Bench:
         self.C, self.T = self._cases("calibration", task.splits.calibration), self._cases("test", task.splits.test)
         self.free = train.rows(~np.isin(everything.ids, chosen.ids))
 
-    def float_row(self, method: str) -> Row:
+    def float_row(self, method: str) -> Iterator[tuple[Row, None]]:
         """The reference itself."""
         count = sum(parameter.numel() for parameter in self.task.network.parameters())
-        return self._row(method, self.T.reference, (4 * count, 4 * count), 0, 0, 0.0, self.task.float_minutes)
+        yield self._row(method, self.T.reference, (4 * count, 4 * count), 0, 0, 0.0, self.task.float_minutes), None
 
-    def uniform_row(self, method: str, bits: int) -> Row:
+    def uniform_row(self, method: str, bits: int) -> Iterator[tuple[Row, None]]:
         """Every weight at so many bits, trained as the learned ones are while their bits stand still; no guard."""
         began, config = time.monotonic(), self.task.config
         inputs, labels = (np.concatenate(pair) for pair in zip(self._pair(self.free), self._pair(self.P), strict=True))
@@ -118,33 +133,44 @@ class _Bench:
             training.train(network, lessons, Proposal(step, training.SETTLE, 0.0, widths, widths), config)
             console.log(f"{self.task.name}, {method}: step {step}")
         module = importers.from_torch(network.export(inputs.shape[1:]))
-        return self._compressed(method, module, began)
+        yield self._compressed(method, module, (time.monotonic() - began) / 60), None
 
-    def learned_row(self, method: str, policy: Policy, budget: int) -> Row:
-        """Learned bits, pressed until ``budget`` bytes are stored."""
-        began = time.monotonic()
-        result = compress(
-            self.program,
-            *self._pair(self.free),
-            self.P,
-            lambda module: footprint(optimise(module)),
-            self.folder / f"{self.task.name}-{method.replace(', ', '-').replace(' ', '-')}",
-            self.task.config,
-            policy,
-            lambda line: console.log(f"{self.task.name}, {method}: {short(line)}"),
-            self.task.augment,
-            Budget(flash=budget),
-        )
-        return self._compressed(method, result.module, began)
+    def learned_rows(self, method: str, policy: Policy, budget: int) -> Iterator[tuple[Row, Run | None]]:
+        """Learned bits, pressed until ``budget`` bytes are stored: what came of it, or as far as it came, and what was
+        accepted before. The time of a run that was killed is its steps'."""
+        folder = self.folder / file_name(self.task.name, method)
+        arguments = (self.program, *self._pair(self.free), self.P, lambda module: footprint(optimise(module)), folder)
+        try:
+            compress(
+                *arguments,
+                self.task.config,
+                policy,
+                lambda line: console.log(f"{self.task.name}, {method}: {short(line)}"),
+                self.task.augment,
+                Budget(flash=budget),
+            )
+        except SgscError as error:  # a budget that is not met; anything else leaves no journal
+            console.log(f"{self.task.name}, {method}: {error}")
+        journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
+        accepted = [line for line in journal if line["accepted"]]
+        for line in accepted:
+            network = calibrated(self.float_network, torch.from_numpy(self.free.inputs[:1]))
+            state = load_arrays(folder / f"accepted-{line['step']:04d}.npz", hint="remove the folder")
+            network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+            module = importers.from_torch(network.export(self.P.inputs.shape[1:]))
+            minutes = sum(before["seconds"] for before in journal if before["step"] <= line["step"]) / 60
+            if line is accepted[-1]:
+                yield self._compressed(method, module, minutes), Run(module, journal)
+            else:
+                yield self._compressed(f"{method}{WAY}{line['step']}", module, minutes), None
 
-    def _compressed(self, method: str, module: tvm.IRModule, began: float) -> Row:
+    def _compressed(self, method: str, module: tvm.IRModule, minutes: float) -> Row:
         """In exact integers over all three sets."""
         flips = {}
         outputs = {name: reference.run(module, getattr(self, name).inputs) for name in "PCT"}
         for name, found in outputs.items():
             flips[name] = len(preserve.judge(getattr(self, name), found).flips)
         bound = preserve.upper_bound(flips["C"], len(self.C), CONFIDENCE)
-        minutes = (time.monotonic() - began) / 60
         return self._row(method, outputs["T"], measured(module), flips["P"], flips["T"], bound, minutes)
 
     def _row(
@@ -165,6 +191,11 @@ class _Bench:
     @staticmethod
     def _pair(part: Part | CaseSet) -> tuple[np.ndarray, np.ndarray]:
         return part.inputs, part.labels
+
+
+def file_name(task: str, method: str) -> str:
+    """Of what a row leaves beside it."""
+    return f"{task}-{method.replace(', ', '-').replace(' ', '-')}"
 
 
 def measured(module: tvm.IRModule) -> tuple[int, int]:

@@ -17,6 +17,7 @@ from sgsc_micro.project import CompressionConfig
 
 SETTLE = "settle"
 """The phase in which bits stand still and margins are won back."""
+HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -77,6 +78,7 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
     weights = lessons.weights.clone()
     for epoch in range(config.epochs):
         _weigh_lost_cases(network, lessons, weights)
+        weights = torch.minimum(weights, HEAVIEST * lessons.weights)
         moving = proposal.learns_bits and epoch < MOVING * config.epochs
         for quantiser in quantisers.values():
             quantiser.requires_grad_(moving)
