@@ -30,7 +30,7 @@ def cifar(folder: Path) -> Task:
     """ResNet8 of MLPerf Tiny, from the published float weights on."""
     published = data.FOLDER / "tflite" / "ic_resnet8_float32.tflite"
     config = CompressionConfig(
-        steps=16, settle=5, epochs=5, batch=128, learning_rate=2e-3, bits_learning_rate=0.03, distillation=0.7
+        steps=8, settle=2, epochs=8, batch=128, learning_rate=2e-3, bits_learning_rate=0.03, distillation=0.7
     )
     return _task(
         "cifar",
