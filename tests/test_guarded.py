@@ -27,11 +27,12 @@ from sgsc_micro.compress.network import QuantisedNetwork
 from sgsc_micro.compress.training import Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.footprint import Footprint
+from sgsc_micro.importers import from_torch
 from sgsc_micro.ir import bindings_of, constant_of, is_constant, shape_of
 from sgsc_micro.preserve import CaseSet, judge
 from sgsc_micro.project import Budget, CompressionConfig, Policy, Strategy
 from sgsc_micro.storage import channel_words, width_of
-from tests.small import quantised
+from tests.small import SHAPE, quantised
 
 CONFIG = CompressionConfig(steps=3, settle=1, epochs=2, batch=32, bits_learning_rate=0.2)
 
@@ -221,8 +222,31 @@ def test_pressing_ends_within_the_budget(task: Any, undisturbed: CompressionResu
 def test_a_budget_that_was_not_met_is_an_error_and_loses_nothing(task: Any, tmp_path: Path) -> None:
     with pytest.raises(SgscError, match=r"the budget is not met: flash [\d,]+ of 4"):
         run(task, tmp_path, budget=Budget(flash=4))
-    accepted = [line for line in journal_of(tmp_path) if line["accepted"]]
-    assert (tmp_path / f"accepted-{accepted[-1]['step']:04d}.npz").exists()
+    last = [line for line in journal_of(tmp_path) if line["accepted"]][-1]
+    network = quantised(task)
+    with np.load(tmp_path / f"accepted-{last['step']:04d}.npz") as state:
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
+    kept = from_torch(network.export(SHAPE))
+    assert stored(kept).flash == last["bytes"] < stored(from_torch(quantised(task).export(SHAPE))).flash
+    assert judge(task[3], reference.run(kept, task[3].inputs)).passed
+
+
+def test_cases_that_a_step_was_refused_for_weigh_more_in_the_next(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[np.ndarray] = []
+
+    def forgetful(network: QuantisedNetwork, lessons: Any, proposal: Proposal, config: Any) -> None:
+        seen.append(lessons.weights.numpy()[-len(task[3]) :])
+        network.layers["dense"].weight.data[1].neg_()
+
+    monkeypatch.setattr(training, "train", forgetful)
+    run(task, tmp_path, config=CONFIG.model_copy(update={"steps": 7, "settle": 0}))
+    lost = np.isin(task[3].ids, journal_of(tmp_path)[1]["flips"])
+    assert lost.any() and not lost.all()
+    for step, weights in enumerate(seen):
+        assert np.allclose(weights / seen[0], np.where(lost, min(2.0**step, training.HEAVIEST), 1)), step
+    assert len(seen) > np.log2(training.HEAVIEST) + 1  # far enough to see them stop
 
 
 def test_preserved_cases_are_trained_on_as_they_are_and_others_augmented(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,8 +80,15 @@ class SelfCompression:
         """A copy, trained: what was accepted is never touched, and to restore it is to let go."""
         candidate = copy.deepcopy(accepted)
         if proposal.step > 0:
-            training.train(candidate, self.lessons, proposal, self.config)
+            training.train(candidate, self._lessons(proposal), proposal, self.config)
         return candidate
+
+    def _lessons(self, proposal: Proposal) -> Lessons:
+        """Cases that steps were refused for weigh twice as much for every one of these, within limits."""
+        times = torch.tensor([proposal.lost.get(case, 0) for case in self.cases.ids.tolist()])
+        weights = self.lessons.weights.clone()
+        weights[-len(times) :] *= (2.0**times).clamp(max=training.HEAVIEST)
+        return replace(self.lessons, weights=weights)
 
     def export(self, state: QuantisedNetwork) -> tvm.IRModule:
         """As Relax QDQ."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 import torch
@@ -19,6 +20,11 @@ PATIENCE = 6  # pressing ends after so many steps in a row that brought nothing
 RESCUES = 3  # trainings at 8 bits before P counts as impossible
 BELOW = 0.98  # of a budget is aimed at
 FIRST_REMOVAL, LARGEST_REMOVAL = 1 / 16, 1 / 4  # of the channels that are left
+
+
+def lost_cases(lines: list[Line]) -> dict[str, int]:
+    """Preserved case -> how many of these steps were refused because of it."""
+    return Counter(case for line in lines if not line["accepted"] for case in {*line["flips"], *line["diverged"]})
 
 
 def next_proposal(
@@ -40,11 +46,11 @@ def next_proposal(
         idle = 0 if line["accepted"] else idle + 1
         aim = max(HALF, aim ** (BOLDER if line["accepted"] else TIMID))
     floors, ceilings = _bounds(pressed, accepted, config.strategy)
-    step, last = len(lines), next((line for line in reversed(lines) if line["accepted"]), None)
+    step, lost, last = len(lines), lost_cases(lines), next((line for line in reversed(lines) if line["accepted"]), None)
     if last is None:
         if step > RESCUES:
             raise loop.impossible(lines)
-        return Proposal(step, loop.START, 0.0, floors, ceilings)
+        return Proposal(step, loop.START, 0.0, floors, ceilings, lost=lost)
     footprint = loop.footprint_of(last)
     if len(pressed) < config.steps and idle < PATIENCE and not loop.is_enough(budget, footprint):
         limits = {name: BELOW * limit / getattr(footprint, name) for name, limit in budget.limits.items()}
@@ -53,13 +59,13 @@ def next_proposal(
             for name, limit in (limits or {"flash": 0.0}).items()
         }
         if config.strategy is not Strategy.PRUNE:
-            return Proposal(step, loop.PRESS, config.gamma, floors, ceilings, goals)
+            return Proposal(step, loop.PRESS, config.gamma, floors, ceilings, goals, lost=lost)
         if removed := _removal(pressed, accepted, harms(accepted), list(goals)):
             for name, channels in removed.items():
                 floors[name][channels] = ceilings[name][channels] = 0
-            return Proposal(step, loop.PRESS, 0.0, floors, ceilings, removed=removed)
+            return Proposal(step, loop.PRESS, 0.0, floors, ceilings, removed=removed, lost=lost)
     settled = sum(line["phase"] == SETTLE for line in lines)
-    return Proposal(step, SETTLE, 0.0, floors, ceilings) if settled < config.settle else None
+    return Proposal(step, SETTLE, 0.0, floors, ceilings, lost=lost) if settled < config.settle else None
 
 
 def _bounds(pressed: list[Line], accepted: QuantisedNetwork, strategy: Strategy) -> tuple[Widths, Widths]:

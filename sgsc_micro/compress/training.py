@@ -59,6 +59,7 @@ class Proposal:
     ceilings: Widths  # and above which
     goals: dict[str, float] = field(default_factory=dict)  # price -> share of it at 8 bits that is small enough
     removed: dict[str, list[int]] = field(default_factory=dict)  # layer -> channels that go in this step
+    lost: dict[str, int] = field(default_factory=dict)  # preserved case -> how many steps were refused because of it
 
     @property
     def learns_bits(self) -> bool:
