@@ -23,7 +23,7 @@ from sgsc_micro.compress import compress, training
 from sgsc_micro.compress.graph import as_taken, canonical
 from sgsc_micro.compress.journal import Line
 from sgsc_micro.compress.network import calibrated
-from sgsc_micro.compress.training import Augment, Lessons, Proposal
+from sgsc_micro.compress.training import SETTLE, Augment, Lessons, Proposal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.kernels.constants import POOLS
 from sgsc_micro.passes import optimise
@@ -33,7 +33,7 @@ from sgsc_micro.project import Budget, CompressionConfig, Policy
 CONFIDENCE = 0.95
 NO_GUARD = 100.0  # nats
 WAY = ", step "
-"""In the name of a row: an accepted state on the way to the one before the comma."""
+"""In the name of a row: a smaller network on the way to the one before the comma, as it was accepted."""
 console = Console(highlight=False)
 
 
@@ -130,7 +130,7 @@ class _Bench:
             layer.quantiser.bits.data.fill_(bits)
         widths = {name: torch.full((len(layer.bias),), float(bits)) for name, layer in network.layers.items()}
         for step in range(config.settle):
-            training.train(network, lessons, Proposal(step, training.SETTLE, 0.0, widths, widths), config)
+            training.train(network, lessons, Proposal(step, SETTLE, 0.0, widths, widths), config)
             console.log(f"{self.task.name}, {method}: step {step}")
         module = importers.from_torch(network.export(inputs.shape[1:]))
         yield self._compressed(method, module, (time.monotonic() - began) / 60), None
@@ -153,7 +153,7 @@ class _Bench:
             console.log(f"{self.task.name}, {method}: {error}")
         journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
         accepted = [line for line in journal if line["accepted"]]
-        for line in accepted:
+        for line in [*(line for line in accepted[:-1] if line["phase"] != SETTLE), accepted[-1]]:
             network = calibrated(self.float_network, torch.from_numpy(self.free.inputs[:1]))
             state = load_arrays(folder / f"accepted-{line['step']:04d}.npz", hint="remove the folder")
             network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})

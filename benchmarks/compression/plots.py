@@ -44,7 +44,9 @@ def front(task: str, rows: list[dict[str, Any]]) -> str:
         if row["method"] == "float":
             axes.axhline(row["value"], color=charts.GREY, linestyle=":", linewidth=1, label="float")
     axes.set_xscale("log")
-    axes.set_xlabel("stored constants, bytes")
+    for axis in (axes.xaxis.set_major_formatter, axes.xaxis.set_minor_formatter):
+        axis(lambda size, _: f"{size / 1000:g}")
+    axes.set_xlabel("stored constants, kB")
     axes.set_ylabel({"accuracy": "right on T, share", "loss": "loss on T, nats"}[metric])
     axes.grid(color=charts.FAINT)
     axes.spines[["top", "right"]].set_visible(False)

@@ -106,7 +106,7 @@ def lower(module: tvm.IRModule) -> Lowered:
     graph, plan = read_graph(module), read_plan(module)
     owners = graph.owners()
     constants = Constants("constants")
-    tensors = {name: constants.integers(name, values.ravel()) for name, values in graph.constants.items()}
+    tensors = {name: constants.integers("operand", values.ravel()) for name, values in graph.constants.items()}
     functions: dict[str, tirx.PrimFunc] = {}
     calls: list[tuple[Node, Kernel, dict[str, int]]] = []
     for node in graph.nodes:
