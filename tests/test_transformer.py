@@ -35,6 +35,7 @@ SHAPES = [
     Shape(length=9, depth=4, blocks=1, mask="add"),
     Shape(length=6, mask="none"),
     Shape(length=1, depth=8, heads=1, blocks=1),
+    Shape(length=5, depth=3, heads=4, mask="add", dead=(0, 2)),
 ]
 
 
@@ -65,7 +66,7 @@ def test_the_library_gives_the_references_bytes(seed: int, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["qemu-m0", "qemu-m3", "qemu-m4", "qemu-m55"])
 def test_an_emulated_core_gives_the_references_bytes(name: str, tmp_path: Path) -> None:
-    shape, target = Shape(length=5, depth=3, heads=3), load_target(name)
+    shape, target = Shape(length=5, depth=3, heads=3, dead=(1,)), load_target(name)
     module, x = from_torch(exported(7, shape)), tokens(7, shape, 2)
     optimised = optimise(module, objective=Objective(target.instruction_set, Optimize.BALANCED))
     manifest = write_library(optimised, tmp_path / "library", "transformer")

@@ -24,6 +24,8 @@ class Shape:
     vocabulary: int = 27
     mask: str = "fill"
     """fill, where, equal or add; none in an encoder."""
+    dead: tuple[int, ...] = ()
+    """Heads of every block whose values have neither weights nor bias."""
 
     @property
     def width(self) -> int:
@@ -90,6 +92,9 @@ class _Block(nn.Module):
         self.shape = shape
         width = shape.width
         self.query, self.key, self.value = (_Linear(rng, width, width, NORMAL) for _ in range(3))
+        for head in shape.dead:
+            channels = slice(head * shape.depth, (head + 1) * shape.depth)
+            self.value.weight[channels] = self.value.bias[channels] = 0
         self.out, self.up = _Linear(rng, width, width, NORMAL), _Linear(rng, width, 2 * width, NORMAL)
         self.down = _Linear(rng, 2 * width, width, NORMAL)
         hidden = torch.triu(torch.ones(shape.length, shape.length, dtype=torch.bool), 1)

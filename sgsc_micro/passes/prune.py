@@ -6,6 +6,9 @@
 A channel whose weights are all zero gives one constant. It can go where every reader can do without it: a dense
 layer or a convolution without padding takes any constant into its bias, one with padding only the zero point (at the
 border the padding's zero stands in its place). A channel that no live output reads can go whatever it holds.
+
+So do heads of attention (``slices.py``), with their queries and keys: one whose values are all the zero point mixes
+them to the zero point, whatever the probabilities.
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import tvm
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.passes.graph import Graph, Node, read_graph, write_module
-from sgsc_micro.passes.operators import Conv2D, Operator, Reshape, Slice, Weighted
+from sgsc_micro.passes.operators import BatchMatMul, Conv2D, Multiply, Operator, Reshape, Slice, Weighted
 from sgsc_micro.passes.requantise import INT32_MAX
+from sgsc_micro.passes.slices import Pairs, Slices
 
 
 @tvm.transform.module_pass(opt_level=0, name="PruneChannels")
@@ -38,42 +42,47 @@ def prune(graph: Graph) -> Graph:
 
 @dataclass(frozen=True)
 class _Constants:
-    """Which channels of a tensor are one constant, bool [C], and which int8 it is, int64 [C]."""
+    """Which slices of a tensor are one constant, bool [S], and which int8 it is, int64 [S]."""
 
     known: np.ndarray
     value: np.ndarray
 
     @staticmethod
-    def none(channels: int) -> _Constants:
-        return _Constants(np.zeros(channels, bool), np.zeros(channels, np.int64))
+    def none(slices: int) -> _Constants:
+        return _Constants(np.zeros(slices, bool), np.zeros(slices, np.int64))
 
-    def tile(self, times: int) -> _Constants:
-        return _Constants(np.tile(self.known, times), np.tile(self.value, times))
+    def moved(self, pairs: Pairs, slices: int) -> _Constants:
+        """After an operator that moves values: known is what is made of equal constants alone."""
+        known, low, high = np.ones(slices, bool), np.full(slices, 127), np.full(slices, -128)
+        np.logical_and.at(known, pairs[1], self.known[pairs[0]])
+        np.minimum.at(low, pairs[1], self.value[pairs[0]])
+        np.maximum.at(high, pairs[1], self.value[pairs[0]])
+        return _Constants(known & (low == high), low)
 
 
 class _Pruner:
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph, self.slices = graph, Slices(graph)
+        self.pairs = {node.name: self.slices.pairs(node) for node in graph.nodes}
         untouched = {graph.input_tensor, *graph.constants}
-        self.constants = {tensor: _Constants.none(graph.channels(tensor)) for tensor in untouched}
+        self.constants = {tensor: _Constants.none(self.slices.count(tensor)) for tensor in untouched}
         for node in graph.nodes:
             self.constants[node.output] = self._propagate(node)
-        self.live = {tensor: np.zeros(graph.channels(tensor), bool) for tensor in graph.shapes}
+        self.live = {tensor: np.zeros(self.slices.count(tensor), bool) for tensor in graph.shapes}
 
     def run(self) -> Graph:
         for tensor in (self.graph.input_tensor, self.graph.output_tensor, *self.graph.constants):
             self.live[tensor][:] = True
         self._settle()
         while dead := [tensor for tensor, live in self.live.items() if not live.any()]:
-            self.live[dead[0]][0] = True  # a tensor keeps one channel at least
+            self.live[dead[0]][0] = True  # a tensor keeps one slice at least
             self._settle()
         operators = {node.name: self._rewrite(node) for node in self.graph.nodes}
-        counts = {tensor: int(live.sum()) for tensor, live in self.live.items()}
-        shapes = {name: (*shape[:-1], counts[name]) if shape else () for name, shape in self.graph.shapes.items()}
+        shapes = {tensor: self.slices.shape(tensor, int(live.sum())) for tensor, live in self.live.items()}
         return replace(self.graph.with_operators(operators), shapes=shapes)
 
     def _settle(self) -> None:
-        """Liveness flows from outputs to inputs, through channel-wise operators also forwards, until it rests."""
+        """Liveness flows from outputs to inputs, where slices go only together also forwards, until it rests."""
         count = -1
         while count != (count := sum(int(live.sum()) for live in self.live.values())):
             for node in reversed(self.graph.nodes):
@@ -86,14 +95,18 @@ class _Pruner:
         operator, source = node.operator, sources[0]
         if isinstance(operator, Weighted):
             return self._weighted_constants(operator, source)
-        if self.graph.flattens(node):
-            return source.tile(self.graph.channels(node.output) // len(source.known))
-        if not self.graph.in_step(node):
-            return _Constants.none(self.graph.channels(node.output))
+        pairs, slices = self.pairs[node.name], self.slices.count(node.output)
+        if pairs is None:
+            return _Constants.none(slices)
+        if isinstance(operator, BatchMatMul | Multiply):
+            zero = [part.known & (part.value == q.zero_point) for part, q in zip(sources, operator.inputs, strict=True)]
+            value = operator.output.end(0, operator.output.multiplier(1.0))
+            return _Constants(np.logical_or.reduce(zero), np.full(slices, value))
         if len(sources) > 1:
-            return _Constants.none(self.graph.channels(node.output))
-        values = [operator.constant(int(value)) for value in source.value]
-        known = source.known & np.array([value is not None for value in values])
+            return _Constants.none(slices)
+        moved = source.moved(pairs[0], slices)
+        values = [operator.constant(int(value)) for value in moved.value]
+        known = moved.known & np.array([value is not None for value in values])
         return _Constants(known, np.array([value or 0 for value in values]))
 
     def _weighted_constants(self, operator: Weighted, source: _Constants) -> _Constants:
@@ -121,24 +134,23 @@ class _Pruner:
             (source,) = node.inputs
             needed = _taps_used(operator)[live_out].any(axis=0)  # [I]
             self.live[source] |= needed & ~_foldable(operator, self.constants[source])
-        elif self.graph.flattens(node):
-            (source,) = node.inputs
-            self.live[source] |= live_out.reshape(-1, len(self.live[source])).any(axis=0)
-            live_out |= np.tile(self.live[source], len(live_out) // len(self.live[source]))
-        elif self.graph.in_step(node):  # channel by channel: all tensors of the node keep the same ones
-            union = np.logical_or.reduce([live_out, *(self.live[tensor] for tensor in node.inputs)])
-            for tensor in (node.output, *node.inputs):
-                self.live[tensor] |= union
-        else:
+            return
+        pairs = self.pairs[node.name]
+        if pairs is None:
             for tensor in (node.output, *node.inputs):
                 self.live[tensor][:] = True
+            return
+        for tensor, (inputs, outputs) in zip(node.inputs, pairs, strict=True):
+            live = self.live[tensor]
+            together = live[inputs] | live_out[outputs]
+            live[inputs[together]] = live_out[outputs[together]] = True
 
     # Rewriting.
 
     def _rewrite(self, node: Node) -> Operator:
         operator = node.operator
         if isinstance(operator, Reshape | Slice):
-            return replace(operator, shape=(*operator.shape[:-1], int(self.live[node.output].sum())))
+            return replace(operator, shape=self.slices.shape(node.output, int(self.live[node.output].sum())))
         if not isinstance(operator, Weighted):
             return operator
         live_in, live_out = self.live[node.inputs[0]], self.live[node.output]

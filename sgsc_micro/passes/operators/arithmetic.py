@@ -21,8 +21,14 @@ class _Channelwise(Operator):
         return True
 
 
+class _Elementwise(_Channelwise):
+    def keeps_apart(self, axis: int) -> bool:
+        """See :class:`Operator`."""
+        return True
+
+
 @dataclass(frozen=True)
-class Binary(_Channelwise):
+class Binary(_Elementwise):
     """Two activations, each at its own scale, element by element; broadcast as NumPy does."""
 
     relax_op: ClassVar[str] = ""
@@ -70,7 +76,7 @@ class Multiply(Binary):
 
 
 @dataclass(frozen=True)
-class Requantize(_Channelwise):
+class Requantize(_Elementwise):
     """From one scale and zero point to another."""
 
     composite: ClassVar[str] = "sgsc.requantize"
@@ -99,7 +105,7 @@ class Requantize(_Channelwise):
 
 
 @dataclass(frozen=True, eq=False)
-class Lookup(_Channelwise):
+class Lookup(_Elementwise):
     """Any function of one int8 value; ``table`` int8 [256], from -128 up."""
 
     composite: ClassVar[str] = "sgsc.lookup"
@@ -236,6 +242,10 @@ class BatchMatMul(Operator):
     composite: ClassVar[str] = "sgsc.matmul"
     inputs: tuple[Quantisation, Quantisation]
     output: Output
+
+    def keeps_apart(self, axis: int) -> bool:
+        """See :class:`Operator`."""
+        return axis < -2
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The operator over int8 inputs as QDQ."""

@@ -101,6 +101,10 @@ class Operator:
         """Whether channel c of the output depends on channel c of the inputs alone, where their counts are the same."""
         return False
 
+    def keeps_apart(self, axis: int) -> bool:
+        """The same of slices along any ``axis``, counted from the last, which is -1."""
+        return axis == -1 and self.channelwise
+
     def scratch_bytes(self, output: Sequence[int], objective: Objective) -> int:
         """What its kernel needs of the arena while it runs, for a result of shape ``output``."""
         return 0

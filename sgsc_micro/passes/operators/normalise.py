@@ -24,6 +24,10 @@ class Softmax(Operator):
     causal: int = 0
     """Rows and columns of the scores under a causal mask; 0 without one."""
 
+    def keeps_apart(self, axis: int) -> bool:
+        """See :class:`Operator`."""
+        return axis != -1
+
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The operator over int8 ``x`` as QDQ."""
         real = builder.emit(self.input.dequantize(inputs[0]))
@@ -65,6 +69,10 @@ class LayerNorm(Operator):
     epsilon: float
     input: Quantisation
     output: Output
+
+    def keeps_apart(self, axis: int) -> bool:
+        """See :class:`Operator`."""
+        return axis != -1
 
     def emit(self, builder: relax.BlockBuilder, *inputs: relax.Expr) -> relax.Expr:
         """The operator over int8 ``x`` as QDQ."""
