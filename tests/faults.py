@@ -1,4 +1,4 @@
-"""What goes wrong on a serial line, drawn from a seed: bytes lost, doubled, flipped, late, out of order; noise; resets."""
+"""What goes wrong on a serial line, drawn from a seed: bytes lost, doubled, flipped, late, swapped; noise; resets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Talk to the firmware: requests in flight, retries, time limits, one class, ``Device``. docs/link.md has the protocol."""
+"""Talk to the firmware: requests in flight, retries, time limits. The protocol is in docs/link.md."""
 
 from __future__ import annotations
 
