@@ -1,15 +1,13 @@
-"""The link: the C parser against Python's, and a line that loses, flips and doubles bytes."""
+"""The link: the C parser against Python's, requests and their answers, ports that fail."""
 
 from __future__ import annotations
 
 import os
 import random
-import selectors
 import struct
 import subprocess
 import threading
 import time
-import tty
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_micro.device import Device, LinkError, connect, doctor, emulate
-from sgsc_micro.device.link import DATA_MAX, Kind, decode_frame, encode_frame
+from sgsc_micro.device.frames import DATA_MAX, Kind, decode_frame, encode_frame
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware
 from sgsc_micro.targets import load_target
@@ -99,48 +97,6 @@ def test_noise_never_leaves_the_buffer(c_echo: Callable[[bytes], bytes]) -> None
         assert frames_in(c_echo(line)) == frames_in(line)
 
 
-class FaultyLine:
-    """A pty that passes bytes to and from ``port``, each lost, flipped or doubled with probability ``rate``."""
-
-    def __init__(self, port: str, rate: float, seed: int) -> None:
-        self.faults = 0
-        self._rate = rate
-        self._random = random.Random(seed)
-        self._far = serial.Serial(port, timeout=0)
-        self._near, slave = os.openpty()
-        tty.setraw(slave)
-        self.port = os.ttyname(slave)
-        self._slave = slave
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._pass_on)
-
-    def __enter__(self) -> FaultyLine:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._far.close()
-        os.close(self._near)
-        os.close(self._slave)
-
-    def _pass_on(self) -> None:
-        far = self._far.fileno()
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._near, selectors.EVENT_READ, far)
-            selector.register(far, selectors.EVENT_READ, self._near)
-            while not self._stop.is_set():
-                for key, _ in selector.select(0.05):
-                    os.write(key.data, b"".join(map(self._spoil, os.read(key.fd, 256))))
-
-    def _spoil(self, byte: int) -> bytes:
-        if self._random.random() >= self._rate:
-            return bytes([byte])
-        self.faults += 1
-        return self._random.choice([b"", bytes([byte ^ 1 << self._random.randrange(8)]), bytes([byte, byte])])
-
-
 @pytest.fixture(scope="module")
 def image(tmp_path_factory: pytest.TempPathFactory) -> FirmwareImage:
     folder = tmp_path_factory.mktemp("link")
@@ -153,27 +109,6 @@ def twin_port(image: FirmwareImage) -> Iterator[str]:
     assert board.emulator is not None
     with emulate(board.emulator, image.binary, board.flash.origin) as port:
         yield port
-
-
-@pytest.mark.parametrize(("rate", "must_succeed"), [(1 / 500, True), (1 / 20, False)])
-def test_a_faulty_line_never_gives_a_wrong_answer(
-    twin_port: str, tmp_path: Path, rate: float, must_succeed: bool
-) -> None:
-    library = write_library(tmp_path)
-    right = 0
-    with (
-        FaultyLine(twin_port, rate, seed=1) as line,
-        Device(line.port, retry_seconds=0.03, answer_seconds=5 if must_succeed else 1, run_seconds=5) as device,
-    ):
-        for case in range(60 if must_succeed else 2):
-            data = random.Random(case).randbytes(library.size)
-            try:
-                assert device.run(case, data).output == library.expected(data)
-                right += 1
-            except LinkError as error:
-                assert not must_succeed, error
-        assert line.faults > 10
-        assert right == 60 or not must_succeed
 
 
 def test_a_repeated_request_is_not_run_twice(twin_port: str) -> None:
@@ -244,15 +179,15 @@ def test_an_input_lost_in_the_device_is_sent_again(
     overwrite = encode_frame(Kind.WRITE, 0, bytes(4) + bytes(library.size))
     with Device(twin_port) as device:
         device.hello()
-        send = device._serial.write
+        send = device._port.write
         sent = []
 
-        def spoil_the_first_run(frame: bytes) -> int | None:
+        def spoil_the_first_run(frame: bytes) -> None:
             decoded = decode_frame(frame.strip(b"\0"))
             sent.append(decoded and decoded[0])
-            return send(overwrite + frame if sent == [Kind.WRITE, Kind.RUN] else frame)
+            send(overwrite + frame if sent == [Kind.WRITE, Kind.RUN] else frame)
 
-        monkeypatch.setattr(device._serial, "write", spoil_the_first_run)
+        monkeypatch.setattr(device._port, "write", spoil_the_first_run)
         assert device.run(0, data).output == library.expected(data)
     assert sent.count(Kind.RUN) == 2
 

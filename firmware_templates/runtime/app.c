@@ -6,8 +6,11 @@
 #include "model.h"
 #include "port.h"
 
-static struct link_parser parser;
-static struct link_frame reply;
+static struct {
+    struct link_parser parser;
+    struct link_frame reply;
+    uint32_t served; /* checksum of the request that `reply` answers */
+} app;
 
 static uint8_t hex_digit(char digit)
 {
@@ -17,19 +20,19 @@ static uint8_t hex_digit(char digit)
 static void hello(void)
 {
     static const char hash[] = MODEL_HASH;
-    link_put_u32(&reply, LINK_PROTOCOL);
+    link_put_u32(&app.reply, LINK_PROTOCOL);
     for (size_t i = 0; i + 1 < sizeof hash; i += 2) {
         const uint8_t byte = (uint8_t)(hex_digit(hash[i]) << 4 | hex_digit(hash[i + 1]));
-        link_put(&reply, &byte, 1);
+        link_put(&app.reply, &byte, 1);
     }
-    link_put(&reply, port_build_id(), BUILD_ID_BYTES);
-    link_put_u32(&reply, link_crc32(port_image_start(), port_image_bytes())); /* anew each time: flash may rot */
-    link_put_u32(&reply, port_image_bytes());
-    link_put_u32(&reply, MODEL_INPUT_BYTES);
-    link_put_u32(&reply, MODEL_OUTPUT_BYTES);
-    link_put_u32(&reply, MODEL_ARENA_BYTES);
-    link_put_u32(&reply, port_stack_bytes());
-    link_put_u32(&reply, port_core_hz());
+    link_put(&app.reply, port_build_id(), BUILD_ID_BYTES);
+    link_put_u32(&app.reply, link_crc32(port_image_start(), port_image_bytes())); /* anew each time: flash may rot */
+    link_put_u32(&app.reply, port_image_bytes());
+    link_put_u32(&app.reply, MODEL_INPUT_BYTES);
+    link_put_u32(&app.reply, MODEL_OUTPUT_BYTES);
+    link_put_u32(&app.reply, MODEL_ARENA_BYTES);
+    link_put_u32(&app.reply, port_stack_bytes());
+    link_put_u32(&app.reply, port_core_hz());
 }
 
 static bool in_range(uint32_t offset, size_t count, size_t size)
@@ -57,11 +60,11 @@ static uint8_t run(const struct link_frame *request)
     measure_begin();
     model_run(MODEL_INPUT, MODEL_OUTPUT);
     const struct measurement cost = measure_end();
-    link_put_u32(&reply, link_get_u32(request, 0)); /* the case, back as it came */
-    link_put_u32(&reply, link_crc32((const uint8_t *)MODEL_OUTPUT, MODEL_OUTPUT_BYTES));
-    link_put_u32(&reply, (uint32_t)cost.ticks);
-    link_put_u32(&reply, (uint32_t)(cost.ticks >> 32));
-    link_put_u32(&reply, cost.stack_bytes);
+    link_put_u32(&app.reply, link_get_u32(request, 0)); /* the case, back as it came */
+    link_put_u32(&app.reply, link_crc32((const uint8_t *)MODEL_OUTPUT, MODEL_OUTPUT_BYTES));
+    link_put_u32(&app.reply, (uint32_t)cost.ticks);
+    link_put_u32(&app.reply, (uint32_t)(cost.ticks >> 32));
+    link_put_u32(&app.reply, cost.stack_bytes);
     return 0;
 }
 
@@ -71,7 +74,7 @@ static uint8_t read_output(const struct link_frame *request)
     const uint32_t count = link_get_u32(request, 4);
     if (count > LINK_DATA_MAX || !in_range(offset, count, MODEL_OUTPUT_BYTES))
         return LINK_ERROR_RANGE;
-    link_put(&reply, MODEL_OUTPUT + offset, count);
+    link_put(&app.reply, MODEL_OUTPUT + offset, count);
     return 0;
 }
 
@@ -93,26 +96,29 @@ static uint8_t serve(const struct link_frame *request)
     }
 }
 
+void app_feed(uint8_t byte)
+{
+    if (!link_feed(&app.parser, byte))
+        return;
+    const struct link_frame *request = &app.parser.frame;
+    const uint32_t checksum = link_get_u32(request, link_payload_bytes(request));
+    /* The same request again means that its reply was lost: say it again, do not run again. */
+    if (app.reply.length == 0 || checksum != app.served) {
+        const uint16_t sequence = link_sequence(request);
+        link_begin(&app.reply, (uint8_t)(link_kind(request) | LINK_REPLY), sequence);
+        const uint8_t error = serve(request);
+        if (error != 0) {
+            link_begin(&app.reply, LINK_ERROR, sequence);
+            link_put(&app.reply, &error, 1);
+        }
+        link_seal(&app.reply);
+        app.served = checksum;
+    }
+    link_send(&app.reply, port_write);
+}
+
 void app_run(void)
 {
-    uint32_t served = 0; /* checksum of the request that `reply` answers */
-    for (;;) {
-        if (!link_feed(&parser, port_read()))
-            continue;
-        const struct link_frame *request = &parser.frame;
-        const uint32_t checksum = link_get_u32(request, link_payload_bytes(request));
-        /* The same request again means that its reply was lost: say it again, do not run again. */
-        if (reply.length == 0 || checksum != served) {
-            const uint16_t sequence = link_sequence(request);
-            link_begin(&reply, (uint8_t)(link_kind(request) | LINK_REPLY), sequence);
-            const uint8_t error = serve(request);
-            if (error != 0) {
-                link_begin(&reply, LINK_ERROR, sequence);
-                link_put(&reply, &error, 1);
-            }
-            link_seal(&reply);
-            served = checksum;
-        }
-        link_send(&reply, port_write);
-    }
+    for (;;)
+        app_feed(port_read());
 }

@@ -8,7 +8,7 @@ import shutil
 
 from serial.tools import list_ports
 
-from sgsc_micro.device.link import PERMISSION_HINT
+from sgsc_micro.device.port import PERMISSION_HINT
 from sgsc_micro.firmware.tools import DEBIAN_PACKAGE
 from sgsc_micro.targets import list_targets
 

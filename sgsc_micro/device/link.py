@@ -1,68 +1,50 @@
-"""Talk to the firmware over a serial port: frames, retries, one class, ``Device``. The protocol is in docs/link.md."""
+"""Talk to the firmware: requests in flight, retries, time limits. The protocol is in docs/link.md."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
-import errno
 import secrets
 import struct
-import time
 import zlib
+from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from types import TracebackType
 from typing import Any, Literal, Self
 
-import serial
-from cobs import cobs
+from sgsc_micro.device.frames import (
+    DATA_MAX,
+    LINE_FRAME_MAX,
+    PROTOCOL,
+    REFUSALS,
+    REPLY,
+    Kind,
+    Refusal,
+    decode_frame,
+    encode_frame,
+)
+from sgsc_micro.device.port import LinkError, Port, SerialPort
 
-from sgsc_micro.errors import SgscError
-
-PROTOCOL = 1
-DATA_MAX = 512
-"""Bytes of input or output in one frame."""
+__all__ = ["Device", "Hello", "LinkError", "RunResult", "TickUnit"]
 
 ANSWER_SECONDS = 5.0
-"""How long a request other than RUN may stay without an answer, retries included."""
+"""How long the firmware may be silent, but for RUN, whatever is sent again meanwhile."""
 RETRY_SECONDS = 0.5
-"""When a request is repeated for the first time; then after twice as long each time."""
+"""When a request is sent again for the first time, above what the line takes for a window of the longest frames; then
+after twice as long each time, up to four times: a device that is slow is not buried in copies."""
 RUN_SECONDS = 60.0
 """How long the network may compute, retries included."""
-PERMISSION_HINT = "sudo adduser $USER dialout, then log in again"
+WINDOW = 4
+"""Requests in flight. Enough that the line never waits for a USB adapter; the firmware takes one after the other."""
 _RUN_ATTEMPTS = 5
-_POLL_SECONDS = 0.02
-
-
-class Kind(enum.IntEnum):
-    """The first byte of a frame; a reply adds 0x80 to its request's."""
-
-    HELLO = 0x01
-    WRITE = 0x02
-    RUN = 0x03
-    READ = 0x04
-    FAULT = 0xFE
-    ERROR = 0xFF
-
-
-_REPLY = 0x80
-_ERRORS = {
-    1: "does not know this request",
-    2: "finds the request's length wrong",
-    3: "finds the request outside its buffers",
-    4: "does not hold the input that was sent",
-}
-_INPUT_LOST = 4
-
-
-class LinkError(SgscError):
-    """The port or the firmware behind it does not do its part."""
+_LINE_SLACK = 4
+"""A case may take the line as often as this many times without a fault."""
 
 
 class _RefusedError(LinkError):
     """The firmware answered a request with an error code."""
 
     def __init__(self, message: str, code: int) -> None:
-        super().__init__(message)
+        super().__init__(message, hint="build and flash the firmware again")
         self.code = code
 
 
@@ -102,23 +84,15 @@ class RunResult:
     """The deepest use of the stack during this run, counted from its top: the firmware's own frames are in it."""
 
 
-def encode_frame(kind: int, sequence: int, payload: bytes) -> bytes:
-    """A frame as it goes over the line: delimiter, COBS of kind, sequence, payload and CRC-32, delimiter."""
-    body = struct.pack("<BH", kind, sequence) + payload
-    encoded: bytes = cobs.encode(body + struct.pack("<I", zlib.crc32(body)))
-    return b"\0" + encoded + b"\0"
+@dataclasses.dataclass
+class _InFlight:
+    """A request that waits for its reply; times in seconds of the port's clock."""
 
-
-def decode_frame(encoded: bytes) -> tuple[int, int, bytes] | None:
-    """(kind, sequence, payload) of what lay between two delimiters; None if it is no whole frame."""
-    try:
-        raw = cobs.decode(encoded)
-    except cobs.DecodeError:
-        return None
-    if len(raw) < 7 or zlib.crc32(raw[:-4]) != int.from_bytes(raw[-4:], "little"):
-        return None
-    kind, sequence = struct.unpack_from("<BH", raw)
-    return kind, sequence, raw[3:-4]
+    index: int
+    frame: bytes
+    patience: float
+    due: float = 0.0
+    """When it is sent again."""
 
 
 class Device:
@@ -130,7 +104,7 @@ class Device:
 
     def __init__(
         self,
-        port: str,
+        port: str | Port,
         *,
         baud: int = 115_200,
         unit: TickUnit = TickUnit("cycles"),
@@ -138,24 +112,16 @@ class Device:
         retry_seconds: float = RETRY_SECONDS,
         run_seconds: float = RUN_SECONDS,
     ) -> None:
-        """Open ``port``. Raises LinkError if it cannot be opened."""
-        self._name = port
+        """Open ``port``, or talk over one that is open. Raises LinkError if it cannot be opened."""
+        self._port = SerialPort(port, baud, answer_seconds) if isinstance(port, str) else port
         self._unit = unit
         self._answer_seconds = answer_seconds
-        self._retry_seconds = retry_seconds
         self._run_seconds = run_seconds
+        self._retry_seconds = retry_seconds + self._line_seconds(WINDOW * LINE_FRAME_MAX)
         self._sequence = secrets.randbelow(1 << 16)  # a late answer to an earlier session fits no request of this one
         self._pending = b""
+        self._noise = 0  # bytes of this exchange that made no frame
         self._hello: Hello | None = None
-        try:
-            self._serial = serial.Serial(
-                port, baud, timeout=_POLL_SECONDS, write_timeout=answer_seconds, exclusive=True
-            )
-            self._serial.reset_input_buffer()
-        except (OSError, ValueError) as error:  # serial.SerialException is an OSError
-            denied = getattr(error, "errno", None) == errno.EACCES
-            hint = PERMISSION_HINT if denied else "`sgsc doctor` lists the ports it sees"
-            raise LinkError(f"{port}: cannot be opened: {error}", hint=hint) from error
 
     def __enter__(self) -> Self:
         return self
@@ -167,20 +133,25 @@ class Device:
 
     def close(self) -> None:
         """Give the port back."""
-        self._serial.close()
+        self._port.close()
 
     def hello(self) -> Hello:
         """Ask who is there. Raises LinkError if nobody answers, or in another version of the protocol."""
-        reply = self._request(Kind.HELLO, b"", self._answer_seconds)
+        (reply,) = self._exchange(Kind.HELLO, [b""], self._answer_seconds, self._port.now() + self._answer_seconds)
         (protocol,) = self._unpack("<I", reply[:4])
         if protocol != PROTOCOL:
             raise LinkError(
-                f"{self._name}: the firmware speaks version {protocol} of the link, this program {PROTOCOL}",
+                f"{self._port.name}: the firmware speaks version {protocol} of the link, this program {PROTOCOL}",
                 hint="build and flash the firmware again",
             )
         model_hash, build_id, *numbers = self._unpack("<32s20s7I", reply[4:])
         self._hello = Hello(model_hash.hex(), build_id.hex(), *numbers)
         return self._hello
+
+    def limit_seconds(self, hello: Hello) -> float:
+        """How long :meth:`run` takes at most, whatever the line does."""
+        line = self._line_seconds(hello.input_bytes + hello.output_bytes)
+        return self._run_seconds + self._answer_seconds + _LINE_SLACK * line
 
     def run(self, case_id: int, data: bytes) -> RunResult:
         """Run the network on ``data`` (int8, as bytes). ``case_id`` (32 bits) comes back with the answer.
@@ -189,82 +160,128 @@ class Device:
         """
         hello = self._hello or self.hello()
         if len(data) != hello.input_bytes:
-            raise LinkError(f"{self._name}: the network takes {hello.input_bytes} bytes of input, not {len(data)}")
+            raise LinkError(f"{self._port.name}: the network takes {hello.input_bytes} bytes of input, not {len(data)}")
+        deadline = self._port.now() + self.limit_seconds(hello)
         # A device that resets in between has lost input and output; the checksums tell, and the case starts again.
         for _ in range(_RUN_ATTEMPTS):
-            for offset in range(0, len(data), DATA_MAX):
-                chunk = data[offset : offset + DATA_MAX]
-                self._request(Kind.WRITE, struct.pack("<I", offset) + chunk, self._answer_seconds)
-            request = struct.pack("<II", case_id, zlib.crc32(data))
-            try:
-                reply = self._request(Kind.RUN, request, self._run_seconds)
-            except _RefusedError as refusal:
-                if refusal.code != _INPUT_LOST:
-                    raise
-                continue
-            echoed, crc, ticks, stack_bytes = self._unpack("<IIQI", reply)
-            output = self._read(hello.output_bytes)
-            if echoed == case_id and zlib.crc32(output) == crc:
-                return RunResult(output, round(ticks / self._unit.ticks), self._unit.name, stack_bytes)
+            result = self._attempt(case_id, data, hello.output_bytes, deadline)
+            if result is not None:
+                return result
         raise LinkError(
-            f"{self._name}: case {case_id} did not come through in {_RUN_ATTEMPTS} attempts",
+            f"{self._port.name}: case {case_id} did not come through in {_RUN_ATTEMPTS} attempts",
             hint="the device seems to reset again and again: check its supply",
         )
 
-    def _read(self, size: int) -> bytes:
-        chunks = ((offset, min(DATA_MAX, size - offset)) for offset in range(0, size, DATA_MAX))
-        return b"".join(self._request(Kind.READ, struct.pack("<II", *chunk), self._answer_seconds) for chunk in chunks)
+    def _attempt(self, case_id: int, data: bytes, output_bytes: int, deadline: float) -> RunResult | None:
+        """None where input or output did not stay whole in the device."""
+        chunks = [struct.pack("<I", start) + data[start : start + DATA_MAX] for start in range(0, len(data), DATA_MAX)]
+        self._exchange(Kind.WRITE, chunks, self._answer_seconds, deadline)
+        request = struct.pack("<II", case_id, zlib.crc32(data))
+        try:
+            (reply,) = self._exchange(Kind.RUN, [request], self._run_seconds, deadline)
+        except _RefusedError as refusal:
+            if refusal.code != Refusal.INPUT:
+                raise
+            return None
+        echoed, crc, ticks, stack_bytes = self._unpack("<IIQI", reply)
+        starts = range(0, output_bytes, DATA_MAX)
+        places = [struct.pack("<II", start, min(DATA_MAX, output_bytes - start)) for start in starts]
+        output = b"".join(self._exchange(Kind.READ, places, self._answer_seconds, deadline))
+        if echoed != case_id or zlib.crc32(output) != crc:
+            return None
+        return RunResult(output, round(ticks / self._unit.ticks), self._unit.name, stack_bytes)
+
+    def _line_seconds(self, count: int) -> float:
+        return count * 10 / self._port.baud  # a start bit, eight, a stop bit
 
     def _unpack(self, layout: str, payload: bytes) -> tuple[Any, ...]:
         if len(payload) != struct.calcsize(layout):
-            raise LinkError(f"{self._name}: an answer of {len(payload)} bytes makes no sense", hint="flash it again")
+            raise LinkError(
+                f"{self._port.name}: an answer of {len(payload)} bytes makes no sense", hint="flash it again"
+            )
         return struct.unpack(layout, payload)
 
-    def _request(self, kind: Kind, payload: bytes, seconds: float) -> bytes:
-        """The reply's payload. The device answers a repeated request without doing it twice."""
-        self._sequence = (self._sequence + 1) & 0xFFFF
-        frame = encode_frame(kind, self._sequence, payload)
-        deadline = time.monotonic() + seconds
-        patience = self._retry_seconds
-        try:
-            while time.monotonic() < deadline:
-                self._serial.write(frame)
-                reply = self._await_reply(kind, min(deadline, time.monotonic() + patience))
-                if reply is not None:
-                    return reply
-                patience *= 2
-        except OSError as error:
-            raise LinkError(f"{self._name}: lost: {error}", hint="is the board still plugged in?") from error
-        raise LinkError(
-            f"{self._name}: no answer to {kind.name} within {seconds:g} s",
-            hint="is this the board's port, and is this project's firmware on it?",
-        )
+    def _exchange(self, kind: Kind, payloads: Sequence[bytes], silence: float, deadline: float) -> list[bytes]:
+        """The replies' payloads, in order; ``WINDOW`` requests are in flight. The order of service must not matter.
 
-    def _await_reply(self, kind: Kind, until: float) -> bytes | None:
-        while time.monotonic() < until:
-            *frames, self._pending = self._pending.split(b"\0")
-            for frame in map(decode_frame, frames):
-                if frame is None:
-                    continue
-                got, sequence, payload = frame
-                if got == Kind.FAULT:
-                    raise self._fault(payload)
-                if sequence != self._sequence:
-                    continue  # late or doubled
-                if got == Kind.ERROR:
-                    text = _ERRORS.get(payload[0], "refuses")
-                    raise _RefusedError(
-                        f"{self._name}: {kind.name}: the firmware {text} (error {payload[0]})", payload[0]
-                    )
-                if got == kind | _REPLY:
-                    return payload
-            self._pending += self._serial.read(max(1, self._serial.in_waiting))
-        return None
+        Errors: ``LinkError`` after ``silence`` seconds without a reply, or at ``deadline``.
+        """
+        replies: dict[int, bytes] = {}
+        waiting: dict[int, _InFlight] = {}  # by sequence number, in the order of sending
+        last = begin = self._port.now()
+        self._noise = 0
+        while len(replies) < len(payloads):
+            now = self._port.now()
+            if now >= min(last + silence, deadline):
+                raise self._no_answer(kind, now - begin)
+            for sequence, request in list(waiting.items()):
+                if request.due <= now:
+                    request.patience = min(2 * request.patience, 4 * self._retry_seconds)
+                    self._send(waiting, sequence, request)
+            while len(waiting) < WINDOW and len(replies) + len(waiting) < len(payloads):
+                index = len(replies) + len(waiting)
+                self._sequence = (self._sequence + 1) & 0xFFFF
+                frame = encode_frame(kind, self._sequence, payloads[index])
+                self._send(waiting, self._sequence, _InFlight(index, frame, self._retry_seconds))
+            until = min(last + silence, deadline, *(request.due for request in waiting.values()))
+            for sequence, payload in self._replies(kind, until, waiting):
+                self._expedite(waiting, sequence)
+                replies[waiting.pop(sequence).index] = payload
+                last = self._port.now()
+        return [replies[index] for index in range(len(payloads))]
+
+    def _send(self, waiting: dict[int, _InFlight], sequence: int, request: _InFlight) -> None:
+        waiting.pop(sequence, None)  # it is the last sent now
+        self._port.write(request.frame)
+        request.due = self._port.now() + request.patience
+        waiting[sequence] = request
+
+    def _expedite(self, waiting: dict[int, _InFlight], answered: int) -> None:
+        """A line keeps the order: what was sent before an answered request and has no answer was lost."""
+        for sequence, request in waiting.items():
+            if sequence == answered:
+                break
+            request.due = self._port.now()
+
+    def _replies(self, kind: Kind, until: float, waiting: dict[int, _InFlight]) -> Iterator[tuple[int, bytes]]:
+        """(sequence, payload) of each reply in what arrives next; late and doubled ones are left out."""
+        *frames, self._pending = (self._pending + self._port.read(until)).split(b"\0")
+        self._pending = self._pending[-LINE_FRAME_MAX:]  # a line that is stuck sends no delimiter
+        for encoded in frames:
+            frame = decode_frame(encoded)
+            if frame is None:
+                self._noise += len(encoded)
+                continue
+            got, sequence, payload = frame
+            if got == Kind.FAULT:
+                raise self._fault(payload)
+            if sequence not in waiting:
+                continue
+            if got == Kind.ERROR:
+                raise self._refusal(kind, payload)
+            if got == kind | REPLY:
+                yield sequence, payload
+
+    def _no_answer(self, kind: Kind, seconds: float) -> LinkError:
+        noise = self._noise + len(self._pending)
+        message = f"{self._port.name}: no answer to {kind.name} within {seconds:.3g} s"
+        if noise:
+            return LinkError(
+                f"{message}, but {noise} bytes that make no frame",
+                hint=f"does the board speak at {self._port.baud} baud, with this project's firmware on it?",
+            )
+        return LinkError(message, hint="is this the board's port, and is this project's firmware on it?")
+
+    def _refusal(self, kind: Kind, payload: bytes) -> LinkError:
+        (code,) = self._unpack("<B", payload)
+        text = REFUSALS.get(code, "refuses")
+        return _RefusedError(f"{self._port.name}: {kind.name}: the firmware {text} (error {code})", code)
 
     def _fault(self, payload: bytes) -> LinkError:
         exception, pc, lr, cfsr = self._unpack("<4I", payload)
         where = f"pc 0x{pc:08x}, lr 0x{lr:08x}" if pc else "after the stack overflowed"
+        crash = f"exception {exception}, {where}, CFSR 0x{cfsr:08x}"
         return LinkError(
-            f"{self._name}: the firmware crashed (exception {exception}, {where}, CFSR 0x{cfsr:08x}) and restarted",
+            f"{self._port.name}: the firmware crashed ({crash}) and restarted",
             hint="arm-none-eabi-addr2line -e firmware.elf ADDRESS names the line",
         )
