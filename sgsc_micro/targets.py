@@ -8,7 +8,7 @@ import itertools
 import tomllib
 from fractions import Fraction
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,6 +16,8 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 
 PositiveInt = Annotated[int, Field(gt=0)]
+_OWN = ("description", "aliases")
+"""What a file says of one board alone: nobody inherits it."""
 UsbId = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
 
 
@@ -54,6 +56,8 @@ class Emulator(_Table):
     """Which of the machine's serial ports carries the link, counted as QEMU's ``-serial`` options."""
     systick_hz: PositiveInt
     """How fast QEMU lets this machine's SysTick run, whatever clock the firmware believes in."""
+    ram_bytes: PositiveInt | None = None
+    """Its RAM, where that is smaller than the board's: a larger image runs on the board alone."""
     icount_shift: Annotated[int, Field(ge=0, le=10)]
     """An instruction takes 2**icount_shift ns of virtual time."""
 
@@ -110,15 +114,17 @@ class Target(_Table):
 
 
 def list_targets() -> list[Target]:
-    """Every target that ships, by name."""
-    return [_read(path) for path in sorted(data_dir("targets").glob("*.toml"))]
+    """Every target that ships, by name; files whose name begins with ``_`` are there for others to inherit."""
+    return [read_target(path) for path in sorted(data_dir("targets").glob("[!_]*.toml"))]
 
 
 def load_target(name: str) -> Target:
-    """The target called ``name``, or with ``name`` among its aliases.
+    """The target called ``name``, or with ``name`` among its aliases; or the one in the file ``name``, a .toml.
 
-    Raises SgscError naming the near ones if there is none, or the key that is wrong in its file.
+    Raises SgscError naming the near ones if there is none, or the file and key that is wrong.
     """
+    if name.endswith(".toml"):
+        return read_target(Path(name).resolve())
     targets = list_targets()
     by_name = {known: target for target in targets for known in (target.name, *target.aliases)}
     if name in by_name:
@@ -129,11 +135,74 @@ def load_target(name: str) -> Target:
 
 
 @functools.cache
-def _read(path: Path) -> Target:
+def read_target(path: Path) -> Target:
+    """The target in the file ``path``, with what it inherits; SgscError naming the file and the key that is wrong."""
+    merged: dict[str, Any] = {}
+    origins: dict[tuple[str, ...], Path] = {}
+    for file in reversed(lineage(path)):
+        own = _parse(file)
+        own.pop("inherits", None)
+        if file != path:
+            own = {key: value for key, value in own.items() if key not in _OWN}
+        _merge(merged, own, file, origins, ())
     try:
-        return Target.model_validate({"name": path.stem, **tomllib.loads(path.read_text(encoding="utf-8"))})
-    except tomllib.TOMLDecodeError as error:
-        raise SgscError(f"{path}: not TOML: {error}") from error
+        return Target.model_validate({"name": path.stem, **merged})
     except ValidationError as error:
-        faults = "; ".join(f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise SgscError(f"{path}: {faults}", hint="targets/README.md lists the keys") from error
+        faults = [_say(fault["loc"], fault["msg"], origins, path) for fault in error.errors()]
+        raise SgscError("; ".join(faults), hint="targets/README.md lists the keys") from error
+
+
+def lineage(path: Path) -> list[Path]:
+    """``path``, the file that it inherits, the one that this inherits, and so on."""
+    files = [path]
+    while (parent := _parse(files[-1]).get("inherits")) is not None:
+        files.append(_find_parent(files[-1], parent))
+        if files[-1] in files[:-1]:
+            round_trip = " -> ".join(file.stem for file in files[files.index(files[-1]) :])
+            raise SgscError(f"{path}: inherits: a cycle: {round_trip}", hint="let one of them inherit nothing")
+    return files
+
+
+def _find_parent(child: Path, parent: object) -> Path:
+    """The file ``parent``.toml beside ``child``, else among those that ship."""
+    if not isinstance(parent, str):
+        raise SgscError(f"{child}: inherits: should be the name of one target, not {parent!r}")
+    places = [child.parent / f"{parent}.toml", data_dir("targets") / f"{parent}.toml"]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        known = sorted({file.stem for place in places for file in place.parent.glob("*.toml")} - {child.stem})
+        near = difflib.get_close_matches(parent, known, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"There are {', '.join(known)}"
+        raise SgscError(f"{child}: inherits: no target {parent!r}", hint=hint)
+    return found
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SgscError(f"{path}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SgscError(f"{path}: not TOML: {error}") from error
+
+
+def _merge(
+    merged: dict[str, Any], own: dict[str, Any], file: Path, origins: dict[tuple[str, ...], Path], at: tuple[str, ...]
+) -> None:
+    """Tables are merged key by key; everything else, lists too, is replaced. ``origins`` tells where each came from."""
+    for key, value in own.items():
+        place = (*at, key)
+        if isinstance(value, dict):
+            inner = merged.get(key)
+            merged[key] = dict(inner) if isinstance(inner, dict) else {}
+            _merge(merged[key], value, file, origins, place)
+        else:
+            merged[key] = value
+        origins[place] = file
+
+
+def _say(loc: tuple[int | str, ...], message: str, origins: dict[tuple[str, ...], Path], path: Path) -> str:
+    """A fault with the file that brought the key, or the nearest one around it."""
+    key = tuple(map(str, loc))
+    file = next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), path)
+    return f"{file}: {'.'.join(key)}: {message}"

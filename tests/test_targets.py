@@ -14,7 +14,27 @@ from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import tools
 from sgsc_micro.targets import list_targets, load_target
 
-GOOD = (data_dir("targets") / "nucleo-f446re.toml").read_text()
+GOOD = """
+description = "A board"
+aliases = ["also"]
+instruction_set = "dsp"
+[board]
+cpu_flags = ["-mcpu=cortex-m4"]
+chip = "stm32f4"
+uart = "stm32_v1"
+stack_bytes = 4096
+flash = { origin = 0x0800_0000, bytes = 0x8_0000 }
+ram = { origin = 0x2000_0000, bytes = 0x2_0000 }
+defines = { UART_BASE = 0x4000_4400, UART_IRQ = 38 }
+[board.serial]
+baud = 115_200
+usb_ids = ["0483:374b"]
+[board.emulator]
+machine = "netduinoplus2"
+serial = 1
+systick_hz = 168_000_000
+icount_shift = 7
+"""
 
 
 @pytest.fixture
@@ -80,3 +100,59 @@ def test_bad_file_is_refused_by_name(own_targets: Path, right: str, wrong: str, 
     (own_targets / "mine.toml").write_text(GOOD.replace(right, wrong))
     with pytest.raises(SgscError, match=rf"mine\.toml: .*{complaint}"):
         load_target("mine")
+
+
+def test_a_child_has_its_parents_keys_but_their_names(own_targets: Path) -> None:
+    (own_targets / "_family.toml").write_text(GOOD)
+    (own_targets / "mother.toml").write_text(
+        'description = "B"\naliases = ["m"]\ninherits = "_family"\nboard.ram.bytes = 0x1000\n'
+        "board.defines = { UART_IRQ = 7 }\n"
+    )
+    (own_targets / "child.toml").write_text(
+        'description = "C"\ninherits = "mother"\ninstruction_set = "c"\nboard.cpu_flags = ["-mcpu=cortex-m3"]\n'
+        "board.defines = { MORE = 3 }\n"
+    )
+    assert [target.name for target in list_targets()] == ["child", "mother"]
+    child, board = load_target("child"), load_target("child").require_board()
+    assert (child.description, child.aliases, child.instruction_set) == ("C", (), "c")
+    assert board.cpu_flags == ("-mcpu=cortex-m3",)  # lists are replaced
+    assert board.defines == {"UART_BASE": 0x4000_4400, "UART_IRQ": 7, "MORE": 3}  # tables are merged
+    assert (board.ram.origin, board.ram.bytes) == (0x2000_0000, 0x1000)
+    assert board.serial.usb_ids == ("0483:374b",)
+    assert load_target("m").require_board().cpu_flags == ("-mcpu=cortex-m4",)
+
+
+def test_a_fault_is_laid_at_the_file_that_brought_it(own_targets: Path) -> None:
+    (own_targets / "_family.toml").write_text(GOOD.replace("4096", "-1"))
+    (own_targets / "mine.toml").write_text('description = "C"\ninherits = "_family"\nboard.ram.bytes = 0\n')
+    with pytest.raises(SgscError, match=r"_family\.toml: board\.stack_bytes: .*mine\.toml: board\.ram\.bytes: "):
+        load_target("mine")
+    (own_targets / "mine.toml").write_text('inherits = "_family"\n')
+    with pytest.raises(SgscError, match=r"mine\.toml: description: "):
+        load_target("mine")
+
+
+@pytest.mark.parametrize(
+    ("parent", "complaint"),
+    [
+        ('"famly"', r"mine\.toml: inherits: no target 'famly'.*did you mean family"),
+        ('"mine"', r"mine\.toml: inherits: a cycle: mine -> mine"),
+        ('"other"', r"mine\.toml: inherits: a cycle: mine -> other -> mine"),
+        ("[1]", r"mine\.toml: inherits: should be the name of one target"),
+    ],
+)
+def test_bad_parents_are_named(own_targets: Path, parent: str, complaint: str) -> None:
+    (own_targets / "family.toml").write_text(GOOD)
+    (own_targets / "other.toml").write_text('description = "O"\ninherits = "mine"\n')
+    (own_targets / "mine.toml").write_text(f'description = "M"\ninherits = {parent}\n')
+    with pytest.raises(SgscError, match=complaint):
+        load_target("mine")
+
+
+def test_a_board_of_one_s_own_is_a_file(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.toml"
+    mine.write_text('description = "With less RAM"\ninherits = "nucleo-f446re"\nboard.ram.bytes = 0x8000\n')
+    target = load_target(str(mine))
+    assert (target.name, target.require_board().ram.bytes, target.aliases) == ("mine", 0x8000, ())
+    with pytest.raises(SgscError, match=r"none\.toml: No such file"):
+        load_target(str(tmp_path / "none.toml"))

@@ -19,7 +19,8 @@ void uart_interrupt(void); /* hands received bytes to serial_received */
 void serial_init(uint32_t uart_hz);
 void serial_received(uint8_t byte);
 
-/* Iterations that a wait for hardware may take: 3 ms at 168 MHz, longer than a byte at 9600 baud or a PLL's start. */
+/* Iterations that a wait for hardware may take, 5 clocks or more each: 1 ms at 480 MHz, longer than a byte at 19,200 baud;
+ * at the clock of a reset, where oscillators and PLLs are waited for, 8 ms and more. */
 #define WAIT_LIMIT 100000u
 
 #endif

@@ -30,6 +30,12 @@ static inline void interrupts_on(void)
     __asm volatile("cpsie i" ::: "memory");
 }
 
+/* What was written before it holds for every instruction behind it. */
+static inline void barrier(void)
+{
+    __asm volatile("dsb\n isb" ::: "memory");
+}
+
 static inline void wait_for_interrupt(void)
 {
     __asm volatile("dsb\n wfi" ::: "memory");
@@ -43,7 +49,7 @@ static inline void irq_enable(uint32_t irq)
 static inline void irq_disable(uint32_t irq)
 {
     NVIC_ICER(irq / 32u) = 1u << (irq % 32u);
-    __asm volatile("dsb\n isb" ::: "memory");
+    barrier();
 }
 
 #endif

@@ -61,7 +61,7 @@ void reset_handler(void)
 {
 #ifdef __ARM_FP
     SCB_CPACR = SCB_CPACR | 0xFu << 20; /* the FPU, before compiled code may touch it */
-    __asm volatile("dsb\n isb" ::: "memory");
+    barrier();
 #endif
     SCB_VTOR = (uint32_t)(uintptr_t)vectors; /* ignored where there is none (Cortex-M0) */
     memcpy(__data_start__, __data_load__, (size_t)(__data_end__ - __data_start__));

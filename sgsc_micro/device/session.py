@@ -9,20 +9,22 @@ from sgsc_micro.device.emulator import emulate
 from sgsc_micro.device.link import Device, Hello, LinkError, TickUnit
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import FirmwareImage
-from sgsc_micro.targets import Target
+from sgsc_micro.targets import Emulator, Target
 
 
 @contextlib.contextmanager
 def connect(target: Target, image: FirmwareImage, port: str | None = None) -> Iterator[Device]:
     """A Device that is known to run exactly ``image``: on ``port``, or on the twin if there is none.
 
-    Raises LinkError if nobody answers or other firmware does, SgscError if the target has neither board nor twin.
+    Raises LinkError if nobody answers or other firmware does, SgscError if the target has neither board nor
+    twin, or the image does not fit the twin.
     """
     board = target.require_board()
     with contextlib.ExitStack() as stack:
         if port is not None:
             unit = TickUnit("cycles")
         elif board.emulator is not None:
+            _check_memory(target, board.emulator, image)
             unit = TickUnit("instructions", board.emulator.ticks_per_instruction)
             port = stack.enter_context(emulate(board.emulator, image.binary, board.flash.origin))
         else:
@@ -30,6 +32,16 @@ def connect(target: Target, image: FirmwareImage, port: str | None = None) -> It
         device = stack.enter_context(Device(port, baud=board.serial.baud, unit=unit))
         _check_identity(port, device.hello(), image)
         yield device
+
+
+def _check_memory(target: Target, twin: Emulator, image: FirmwareImage) -> None:
+    """A twin may have less RAM than the board."""
+    need, have = image.sizes.ram_total, twin.ram_bytes
+    if have is not None and need > have:
+        raise SgscError(
+            f"{target.name}: the image takes {need:,} bytes of RAM, its twin, QEMU's {twin.machine}, has {have:,}",
+            hint="give the board's port",
+        )
 
 
 def _check_identity(port: str, hello: Hello, image: FirmwareImage) -> None:
