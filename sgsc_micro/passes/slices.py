@@ -67,9 +67,9 @@ class Slices:
         count = -1
         while count != (count := len(self._axes)):
             for node in graph.nodes:
-                tensors = [tensor for tensor in (*node.inputs, node.output) if tensor not in channels]
-                for known in [tensor for tensor in tensors if tensor in self._axes]:
-                    for tensor in [tensor for tensor in tensors if tensor not in self._axes]:
+                free = [tensor for tensor in (*node.inputs, node.output) if tensor not in channels]
+                for known in [tensor for tensor in free if tensor in self._axes]:
+                    for tensor in [tensor for tensor in free if tensor not in self._axes]:
                         axis = self._followed(node, known, tensor)
                         if axis is not None:
                             self._axes[tensor] = axis
