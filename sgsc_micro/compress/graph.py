@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from sgsc_micro.compress.convert import Converter
+from sgsc_micro.compress.heads import carry_biases_of_values
 from sgsc_micro.compress.operators import EMBEDDING, layers_of
 from sgsc_micro.errors import SgscError
 
@@ -44,8 +45,9 @@ def check_tokens(network: fx.GraphModule, inputs: np.ndarray, source: str) -> No
 def canonical(program: torch.export.ExportedProgram) -> fx.GraphModule:
     """The float network as ``Layer`` modules and the operators between them, for any batch size.
 
-    Batch and layer norms are folded into the layers beside them, a scale of attention scores into the query's layer;
-    tokens are taken as float32 [N, T]. Raises one SgscError that names every operator that cannot be lowered.
+    Batch and layer norms are folded into the layers beside them, a scale of attention scores into the query's layer,
+    the bias of values into the layer behind the attention; tokens are taken as float32 [N, T]. Raises one SgscError
+    that names every operator that cannot be lowered.
     """
     module = program.run_decompositions({}).module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
@@ -57,4 +59,5 @@ def canonical(program: torch.export.ExportedProgram) -> fx.GraphModule:
             hint="docs/operators.md lists what can be: convolutions, linear layers, norms, relu, relu6, gelu, add, "
             "max and average pooling, flatten, dropout, embeddings and attention",
         )
+    carry_biases_of_values(network)
     return network

@@ -9,6 +9,7 @@ import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
 from torch import fx, nn
 
+from sgsc_micro.compress.heads import attentions_of
 from sgsc_micro.compress.operators import (
     ACTIVATIONS,
     EMBEDDING,
@@ -34,6 +35,7 @@ class QuantisedLayer(Layer):
 
     def __init__(self, layer: Layer) -> None:
         super().__init__(layer.name, layer.function, layer.weight, layer.bias, *layer.rest)
+        self.bias.requires_grad_(layer.bias.requires_grad)
         self.quantiser = WeightQuantiser(self.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -69,6 +71,7 @@ class QuantisedNetwork(nn.Module):
     def __init__(self, network: fx.GraphModule, ranges: dict[fx.Node, tuple[float, float]]) -> None:
         super().__init__()
         self.network = network
+        self.attentions = attentions_of(network)
         self.layers: dict[str, QuantisedLayer] = {}  # by the user's names, in the order of execution
         for node in network.graph.nodes:
             if node.op == "call_module" and isinstance(layer := network.get_submodule(node.target), Layer):

@@ -33,7 +33,7 @@ class Layer(nn.Module):
         self.name = name  # the user's; in the graph it is layer_0, layer_1, ..., which nothing of theirs can be
         self.function = function
         self.weight = nn.Parameter(weight.detach().clone())  # [C, taps...]
-        self.bias = nn.Parameter(bias.detach().clone())  # [C]
+        self.bias = nn.Parameter(bias.detach().clone())  # [C]; of values 0 and not learned (heads.py)
         self.rest = rest  # stride, padding, dilation, groups
 
     @property

@@ -85,24 +85,24 @@ def _bounds(pressed: list[Line], accepted: QuantisedNetwork, strategy: Strategy)
 
 
 def _removal(pressed: list[Line], accepted: QuantisedNetwork, harms: Widths, prices: list[str]) -> dict[str, list[int]]:
-    """The channels that promise least harm for what they cost; more after a step that was accepted, fewer after one
-    that was not; one that was refused alone is held."""
-    held: set[tuple[str, int]] = set()
+    """The channels and heads that promise least harm for what they cost; more channels after a step that was accepted,
+    fewer after one that was not; what was refused alone is held."""
+    held: set[frozenset[tuple[str, int]]] = set()
     count = sum(int((layer.quantiser.bits > 0).sum()) for layer in accepted.layers.values())
     wanted = max(1, int(FIRST_REMOVAL * count))
     for line in pressed:
-        gone = [(name, channel) for name, channels in line["removed"].items() for channel in channels]
+        gone = frozenset((name, channel) for name, channels in line["removed"].items() for channel in channels)
         wanted = 2 * len(gone) if line["accepted"] else len(gone) // 2
-        if not line["accepted"] and len(gone) == 1:
-            held.update(gone)
+        if not line["accepted"]:
+            held.add(gone)
     wanted = min(max(wanted, 1), max(1, int(LARGEST_REMOVAL * count)))
-    candidates = []
-    for name, saved in size.savings(accepted, prices).items():
-        for channel in range(len(saved)):
-            if saved[channel] > 0 and (name, channel) not in held:
-                candidates.append((float(harms[name][channel] / saved[channel]), name, channel))
-    candidates.sort()
+    candidates = [removal for removal in size.removals(accepted, prices) if removal.channels not in held]
+    candidates.sort(key=lambda it: (sum(float(harms[n][c]) for n, c in it.channels) / it.saved, sorted(it.channels)))
+    chosen: set[tuple[str, int]] = set()
+    for removal in candidates:
+        if len(chosen | removal.channels) <= wanted:
+            chosen |= removal.channels
     removed: dict[str, list[int]] = {}
-    for _, name, channel in candidates[:wanted]:
+    for name, channel in sorted(chosen):
         removed.setdefault(name, []).append(channel)
     return removed

@@ -70,22 +70,43 @@ def share(network: QuantisedNetwork, price: str) -> torch.Tensor:
     return cost(network, widths, PRICES[price]) / at_eight_bits
 
 
-def savings(network: QuantisedNetwork, prices: Sequence[str]) -> dict[str, torch.Tensor]:
-    """Layer -> [C], what the removal of each channel would save, as shares of the prices at 8 bits; of the layers whose
-    channels may go: the last one's are the answer."""
+@dataclass(frozen=True)
+class Removal:
+    """What can be removed by itself: a channel, or all the values of a head that are there."""
+
+    channels: frozenset[tuple[str, int]]
+    """Layer and channel."""
+    saved: float
+    """Of the prices, as shares of what the network costs."""
+
+
+def removals(network: QuantisedNetwork, prices: Sequence[str]) -> list[Removal]:
+    """Whatever saves something; of the last layer nothing, as its channels are the answer."""
     widths = {name: layer.quantiser.bits.detach().clone().requires_grad_() for name, layer in network.layers.items()}
-    total = torch.zeros(())
-    for price in prices:
-        total = total + cost(network, widths, PRICES[price]) / cost(network, widths, PRICES[price]).detach()
-    gradients = torch.autograd.grad(total, list(widths.values()))
-    found = {name: gradient * MAX_BITS for name, gradient in zip(widths, gradients, strict=True)}
-    del found[list(found)[-1]]
-    return found
+    costs = {price: cost(network, widths, PRICES[price]).item() for price in prices}
+
+    def total(widths: dict[str, torch.Tensor]) -> torch.Tensor:
+        return torch.stack([cost(network, widths, PRICES[price]) / costs[price] for price in prices]).sum()
+
+    whole = total(widths)
+    gradients = torch.autograd.grad(whole, list(widths.values()))
+    found = []
+    for (name, bits), gradient in list(zip(widths.items(), gradients, strict=True))[:-1]:
+        there = bits.nonzero().flatten().tolist()
+        found += [Removal(frozenset({(name, n)}), float(gradient[n]) * MAX_BITS) for n in there]
+    for attention in network.attentions:
+        name, values = attention.value, widths[attention.value].detach()
+        for head in attention.by_head(torch.arange(len(values))):
+            there = head[values[head] > 0].tolist()
+            without = {**widths, name: values.index_fill(0, head, 0)}
+            found.append(Removal(frozenset((name, n) for n in there), (whole - total(without)).item()))
+    return [removal for removal in found if removal.saved > 0]
 
 
 def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Price = PRICES["flash"]) -> torch.Tensor:
     """Of the whole network with these ``widths`` [C] by layer, a scalar."""
     live: dict[fx.Node, torch.Tensor] = {}  # share of each channel that is there, [channels]
+    asked, mixed = _heads(network, widths)
     total = torch.tensor(price.value * sum(table.values.numel() for table in network.tables()))
     for node in network.network.graph.nodes:
         sources = [live[arg] for arg in node.args if isinstance(arg, fx.Node) and arg in live]
@@ -94,7 +115,9 @@ def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Pric
             table = price.channel(network.layers[module.name], _pixels(module, node.meta["val"].shape))
             bits = widths[module.name]
             live[node], read = _live(module, bits, sources[0])
-            total = total + (_interpolated(table, bits) * read).sum()
+            total = total + (_interpolated(table, bits) * read * asked.get(module.name, 1)).sum()
+        elif node.name in mixed:
+            live[node] = mixed[node.name]
         elif node.op == "placeholder" or isinstance(module, Table) or node.target in _WHOLE:
             live[node] = torch.ones(_channels(node.meta["val"].shape, node.op == "placeholder"))
         elif node.target == ADD:
@@ -110,6 +133,18 @@ def cost(network: QuantisedNetwork, widths: dict[str, torch.Tensor], price: Pric
 
 _WHOLE = {EMBEDDING, LAYER_NORM, MATMUL}
 """What has all its channels, whatever its input has: the passes carry no constant through these."""
+
+
+def _heads(network: QuantisedNetwork, widths: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], ...]:
+    """How far the head of each channel is there, [C]: as far as one of its values is. By layer, of queries and keys,
+    and by the node of a mixture of values."""
+    asked, mixed = {}, {}
+    for attention in network.attentions:
+        there = attention.by_head(widths[attention.value]).amax(1).clamp(max=1)  # [H]
+        for name in (attention.query, attention.key):
+            asked[name] = there.repeat_interleave(len(widths[name]) // attention.heads)
+        mixed[attention.mixture] = there.repeat_interleave(len(widths[attention.value]) // attention.heads)
+    return asked, mixed
 
 
 def _channels(shape: torch.Size, is_input: bool) -> int:

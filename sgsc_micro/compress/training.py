@@ -115,12 +115,12 @@ def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Wid
     rows = torch.arange(min(count, len(lessons.labels))) * (len(lessons.labels) // min(count, len(lessons.labels)))
     plain, generator = replace(lessons, augment=None), torch.Generator().manual_seed(0)
     loss = _task_loss(network, plain, rows, lessons.weights[rows], 0.0, generator)
-    parameters = {name: (layer.weight, layer.bias) for name, layer in network.layers.items()}
-    gradients = iter(torch.autograd.grad(loss, [tensor for pair in parameters.values() for tensor in pair]))
-    found = {}
-    for name, (weight, bias) in parameters.items():
-        products = (weight * next(gradients)).flatten(1).sum(1) + bias * next(gradients)  # [C]
-        found[name] = products.abs().detach()
+    parts = {name: [p for p in (layer.weight, layer.bias) if p.requires_grad] for name, layer in network.layers.items()}
+    gradients = iter(torch.autograd.grad(loss, [part for of_layer in parts.values() for part in of_layer]))
+    found: Widths = {}
+    for name, of_layer in parts.items():
+        products = [(part * next(gradients)).reshape(len(part), -1).sum(1) for part in of_layer]  # [C] each
+        found[name] = torch.stack(products).sum(0).abs().detach()
     return found
 
 
