@@ -18,6 +18,8 @@ from sgsc_micro.compress.network import QuantisedNetwork, calibrated
 from sgsc_micro.compress.quantisers import ActivationQuantiser, WeightQuantiser
 from sgsc_micro.errors import SgscError
 from sgsc_micro.passes import optimise
+from sgsc_micro.passes.graph import read_graph
+from sgsc_micro.passes.operators import Pad
 from tests.small import SHAPE, program_of, quantised
 
 
@@ -132,6 +134,9 @@ def test_every_layer_that_cannot_be_lowered_is_named_at_once() -> None:
         ([nn.MaxPool2d(2, dilation=2)], "has ceil_mode or dilation"),
         ([nn.AvgPool2d(2, divisor_override=3)], "layer '1': aten.avg_pool2d.default has padding"),
         ([nn.AvgPool2d(2, padding=1)], "aten.avg_pool2d.default has padding"),
+        ([nn.ZeroPad2d((0, -1, 0, 0))], "aten.pad.default is not of an image's sides, with zeros"),
+        ([nn.ConstantPad2d(1, 0.5)], "with zeros"),
+        ([nn.ReflectionPad2d(1)], "layer '1': aten.pad.default is not"),
         ([nn.Flatten()], r"the output is a flattened image \[2, 6, 6\]"),
     ],
 )
@@ -142,6 +147,30 @@ def test_arguments_that_change_the_meaning_are_refused(layers: list[nn.Module], 
     network(torch.zeros(1, *SHAPE))
     with pytest.raises(SgscError, match=words):
         check_supported(program_of(network))
+
+
+def test_sides_of_zeros_are_the_convolutions_own_and_cost_nothing() -> None:
+    network = nn.Sequential(
+        nn.ZeroPad2d((0, 1, 2, 0)),
+        nn.Conv2d(1, 4, 3, 2),
+        nn.ReLU(),
+        nn.ZeroPad2d((1, 0, 0, 0)),
+        nn.MaxPool2d(2, 1),
+        nn.Flatten(),
+        nn.LazyLinear(3),
+    )
+    inputs = torch.rand(40, *SHAPE) + 0.5  # so that zero is not the least value
+    network(inputs[:1])
+    quantised_network = calibrated(canonical(program_of(network)), inputs)
+    module = importers.from_torch(quantised_network.export(SHAPE))
+    found = reference.run(module, inputs.numpy())
+    with torch.no_grad():
+        exact = network(inputs).numpy()
+        trained = quantised_network(inputs).numpy()
+    steps = np.abs(exact).max() / 100
+    assert np.abs(found - trained).max() < 2 * steps and np.abs(found - exact).max() < 4 * steps
+    left = [node for node in read_graph(optimise(module)).nodes if isinstance(node.operator, Pad)]
+    assert len(left) == 1  # the pooling's
 
 
 def test_features_of_different_images_are_not_added_up() -> None:

@@ -50,7 +50,7 @@ class ResNet8(nn.Module):
         shapes = ((16, 16, 1), (16, 32, 2), (32, 64, 2))
         self.stem = nn.Conv2d(3, 16, 3, padding=1)
         self.first = nn.ModuleList(
-            nn.Conv2d(inputs, outputs, 3, stride, padding=1) for inputs, outputs, stride in shapes
+            nn.Conv2d(inputs, outputs, 3, stride, padding=stride % 2) for inputs, outputs, stride in shapes
         )
         self.second = nn.ModuleList(nn.Conv2d(outputs, outputs, 3, padding=1) for _, outputs, _ in shapes)
         self.short = nn.ModuleList(
@@ -68,7 +68,9 @@ class ResNet8(nn.Module):
         """[N, 3, 32, 32] to logits [N, 10]."""
         x = F.relu(self.stem(x))  # [N, 16, 32, 32]
         for first, second, short in zip(self.first, self.second, self.short, strict=True):
-            x = F.relu(second(F.relu(first(x))) + short(x))  # [N, 16, 32, 32], [N, 32, 16, 16], [N, 64, 8, 8]
+            sides = (0, 1, 0, 1) if first.padding == (0, 0) else (0, 0, 0, 0)  # as TensorFlow's SAME has them
+            y = F.relu(first(F.pad(x, sides)))
+            x = F.relu(second(y) + short(x))  # [N, 16, 32, 32], [N, 32, 16, 16], [N, 64, 8, 8]
         return self.head(x.mean((2, 3)))
 
 

@@ -41,8 +41,9 @@ def cifar(folder: Path) -> Task:
         config,
         (26_000, 15_000),
         15_000,
-        40,
+        20,
         0.002,
+        Policy(max_flips=3),  # 1 %: half of P are the narrowest of 45,000, which turn with any change of the weights
     )
 
 
@@ -70,6 +71,7 @@ def _task(
     unguarded: int,
     epochs: int,
     learning_rate: float,
+    policy: Policy | None = None,
 ) -> Task:
     began = time.monotonic()
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -78,4 +80,4 @@ def _task(
     trained = networks.train_float(network, splits.train, path, epochs, batch, learning_rate, decay, augment)
     minutes = (time.monotonic() - began) / 60
     metric = "loss" if splits.train.labels.ndim == 2 else "accuracy"
-    return Task(name, metric, splits, trained, minutes, 300, config, Policy(), budgets, unguarded, augment)
+    return Task(name, metric, splits, trained, minutes, 300, config, policy or Policy(), budgets, unguarded, augment)

@@ -24,6 +24,7 @@ from sgsc_micro.compress.operators import (
     LAYER_NORM,
     LINEAR,
     MATMUL,
+    PAD,
     RESHAPE,
     SOFTMAX,
     TO_TOKENS,
@@ -251,6 +252,12 @@ class Converter:
         source = _image(self._emitter, x)
         return View.whole(self._emitter.call(self._node.target, source, *arguments, shape=shape, **keywords), shape)
 
+    def _pad(self, x: Any, widths: list[int], mode: str = "constant", value: float | None = None) -> View:
+        if mode != "constant" or value or len(widths) != 4 or min(widths) < 0:
+            raise Unsupported("is not of an image's sides, with zeros")
+        shape = self._node.meta["val"].shape
+        return View.whole(self._emitter.call(PAD, _image(self._emitter, x), widths, 0.0, shape=shape), shape)
+
     def _embedding(self, table: Any, tokens: Any, *_: Any) -> View:
         if not isinstance(table, torch.Tensor) or not isinstance(tokens, View) or not tokens.is_whole():
             raise Unsupported("is not of the input's tokens")
@@ -308,6 +315,8 @@ _CONVERTERS: dict[Any, Callable[..., Any]] = {
     aten.relu.default: Converter._activation,
     aten.hardtanh.default: Converter._activation,
     **dict.fromkeys(POOL_RULES, Converter._pool),
+    aten.pad.default: Converter._pad,
+    PAD: lambda walk, x, widths, value=0.0: walk._pad(x, widths, value=value),
     MATMUL: _matmul,
     aten.bmm.default: _matmul,
     aten.mul.Tensor: lambda walk, a, b: attention.scaled(a, b),

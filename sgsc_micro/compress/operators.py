@@ -12,15 +12,15 @@ from torch import fx, nn
 aten = torch.ops.aten
 CONV, LINEAR, ADD, EMBEDDING = aten.conv2d.default, aten.linear.default, aten.add.Tensor, aten.embedding.default
 FLATTEN, VIEW, RESHAPE = aten.flatten.using_ints, aten.view.default, aten.reshape.default
-PERMUTE = aten.permute.default
+PERMUTE, PAD = aten.permute.default, aten.constant_pad_nd.default
 TO_TOKENS = aten.to.dtype
 MATMUL, MASK, SOFTMAX = aten.matmul.default, aten.masked_fill.Scalar, aten.softmax.int
 LAYER_NORM, GELU = aten.layer_norm.default, aten.gelu.default
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 ACTIVATIONS = {aten.relu.default, aten.hardtanh.default}
 MOVES = {VIEW, RESHAPE, PERMUTE, FLATTEN, aten.transpose.int}
-VALUE_PRESERVING = {aten.max_pool2d.default, EMBEDDING, *MOVES}
-"""What gives values of its first argument: they have its quantiser."""
+VALUE_PRESERVING = {aten.max_pool2d.default, EMBEDDING, PAD, *MOVES}
+"""What gives values of its first argument, or 0: they have its quantiser."""
 
 
 class Layer(nn.Module):

@@ -22,6 +22,7 @@ import tvm
 from tvm import relax
 
 from sgsc_micro.errors import SgscError
+from sgsc_micro.importers.rewriter import TO_NHWC
 from sgsc_micro.importers.sequences import SequenceOperators
 from sgsc_micro.ir import constant_of, is_constant, shape_of
 
@@ -110,6 +111,19 @@ class _Rewriter(SequenceOperators):
                 "importer: max pooling of a tensor that is not quantised", hint="quantise before the pooling"
             )
         return pooled
+
+    def _pad(self, var: relax.Var, call: relax.Call) -> relax.Var:
+        x, attrs = self.new[call.args[0]], call.attrs
+        source = self.integers.get(x)
+        if attrs.pad_mode != "constant" or float(attrs.pad_value) != 0 or source is None:
+            raise SgscError("importer: padding with anything but zeros, or before quantisation", hint="pad with zeros")
+        pairs = np.array([int(width) for width in attrs.pad_width]).reshape(-1, 2)
+        if var in self.images:
+            pairs = pairs[list(TO_NHWC)]
+        zero = int(constant_of(source.args[2]))
+        padded = self._on_integers(x, lambda q: relax.op.nn.pad(q, pairs.ravel().tolist(), pad_value=zero))
+        assert padded is not None
+        return padded
 
     def _avg_pool2d(self, var: relax.Var, call: relax.Call) -> relax.Var:
         return self._emit(_pool(relax.op.nn.avg_pool2d, self.new[call.args[0]], call))
