@@ -76,7 +76,7 @@ VARIANTS: dict[str, type[WeightQuantiser]] = {
 
 def measure(name: str, seed: int, limit: int, build: Build) -> dict[str, Any]:
     """One compression to ``limit`` bytes."""
-    config = CompressionConfig(steps=16, settle=2, epochs=3, seed=seed)
+    config = CompressionConfig(steps=30, settle=2, epochs=3, seed=seed)
     free = Policy(max_flips=NO_GUARD)
     with mock.patch("sgsc_micro.compress.network.WeightQuantiser", VARIANTS[name]):
         result, held_out, outputs = compress_digits(build, config, policy=free, budget=Budget(flash=limit))

@@ -17,14 +17,18 @@ from sgsc_micro.project import CompressionConfig, Policy
 from tests.small import make_task
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Row, Run | None]]:
-    """Every row of bars in three directions, under the name of a real task; its second budget cannot be met."""
+def bars(policy: Policy) -> Task:
+    """Bars in three directions, under the name of a real task; the second budget cannot be met."""
     network, inputs, labels, _ = make_task()
     parts = [Part(inputs[rows], labels[rows]) for rows in (slice(0, 60), slice(60, 75), slice(75, 90))]
     config = CompressionConfig(steps=3, settle=1, epochs=3, batch=16, bits_learning_rate=0.5)
-    task = Task("mnist", "accuracy", Splits(*parts), network, 0.5, 12, config, Policy(), (220, 3), 220)
-    return list(rows_of(task, tmp_path_factory.mktemp("runs")))
+    return Task("mnist", "accuracy", Splits(*parts), network, 0.5, 12, config, policy, (220, 3), 220)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Row, Run | None]]:
+    """Every row."""
+    return list(rows_of(bars(Policy()), tmp_path_factory.mktemp("runs")))
 
 
 def test_every_method_has_its_row(found: list[tuple[Row, Run | None]]) -> None:
@@ -48,6 +52,10 @@ def test_what_was_accepted_on_the_way_is_a_row_too(found: list[tuple[Row, Run | 
     assert [row.bytes for row in way[:-1]] == [line["bytes"] for line in accepted[:-1] if line["phase"] != "settle"]
     assert way[-1].bytes == accepted[-1]["bytes"]
     assert [row.minutes for row in way] == sorted(row.minutes for row in way)
+
+
+def test_a_set_that_not_even_8_bits_hold_leaves_no_row(tmp_path: Path) -> None:
+    assert list(rows_of(bars(Policy(max_divergence=1e-9)), tmp_path, ["guarded, 0.22"])) == []
 
 
 def test_the_table_leaves_the_way_out_and_names_the_peers(found: list[tuple[Row, Run | None]]) -> None:

@@ -137,7 +137,7 @@ class _Bench:
 
     def learned_rows(self, method: str, policy: Policy, budget: int) -> Iterator[tuple[Row, Run | None]]:
         """Learned bits, pressed until ``budget`` bytes are stored: what came of it, or as far as it came, and what was
-        accepted before. The time of a run that was killed is its steps'."""
+        accepted before; no row where not even 8 bits were. The time of a run that was killed is its steps'."""
         folder = self.folder / file_name(self.task.name, method)
         arguments = (self.program, *self._pair(self.free), self.P, lambda module: footprint(optimise(module)), folder)
         try:
@@ -149,11 +149,11 @@ class _Bench:
                 self.task.augment,
                 Budget(flash=budget),
             )
-        except SgscError as error:  # a budget that is not met; anything else leaves no journal
+        except SgscError as error:  # a budget that is not met, or a P that cannot be held; else there is no journal
             console.log(f"{self.task.name}, {method}: {error}")
         journal = [json.loads(line) for line in (folder / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]]
         accepted = [line for line in journal if line["accepted"]]
-        for line in [*(line for line in accepted[:-1] if line["phase"] != SETTLE), accepted[-1]]:
+        for line in [*(line for line in accepted[:-1] if line["phase"] != SETTLE), *accepted[-1:]]:
             network = calibrated(self.float_network, torch.from_numpy(self.free.inputs[:1]))
             state = load_arrays(folder / f"accepted-{line['step']:04d}.npz", hint="remove the folder")
             network.load_state_dict({name: torch.from_numpy(array) for name, array in state.items()})
