@@ -27,6 +27,7 @@ class HostDevice:
         command += [f"-I{RUNTIME}", f"-I{library.folder}", *map(str, sources), "-o", str(program)]
         subprocess.run(command, check=True)
         self._c = ctypes.CDLL(str(program))
+        self._c.device_flip.restype = ctypes.c_bool
         self._c.device_feed.restype = ctypes.c_size_t
         self._sent = ctypes.create_string_buffer(_ROOM)
         self.reset(0)
@@ -39,6 +40,11 @@ class HostDevice:
         """What the firmware sends when ``data`` arrives."""
         count = self._c.device_feed(data, ctypes.c_size_t(len(data)), self._sent, ctypes.c_size_t(_ROOM))
         return ctypes.string_at(self._sent, count)
+
+    def flip(self, offset: int, bits: int) -> None:
+        """Flip ``bits`` of byte ``offset`` of the network's constants, as flash that has changed."""
+        assert offset < self.library.weights
+        assert self._c.device_flip(ctypes.c_size_t(offset), ctypes.c_uint8(bits))
 
     @property
     def runs(self) -> int:

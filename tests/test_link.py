@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_micro.device import Device, LinkError, connect, doctor, emulate
-from sgsc_micro.device.frames import DATA_MAX, Kind, decode_frame, encode_frame
+from sgsc_micro.device.frames import DATA_MAX, PROTOCOL, Kind, decode_frame, encode_frame
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware
 from sgsc_micro.targets import load_target
@@ -151,7 +151,7 @@ def test_bad_requests_are_answered_with_a_code(twin_port: str, kind: int, payloa
 
 def test_answers_to_other_requests_are_dropped() -> None:
     master, slave = os.openpty()
-    hello = struct.pack("<I32s20s7I", 1, bytes(32), bytes(20), *range(7))
+    hello = struct.pack("<I32s20s9I", PROTOCOL, bytes(32), bytes(20), *range(9))
     late = hello[:-1] + b"\xff"
 
     def answer() -> None:

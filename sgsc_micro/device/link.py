@@ -44,7 +44,8 @@ class _RefusedError(LinkError):
     """The firmware answered a request with an error code."""
 
     def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, hint="build and flash the firmware again")
+        again = "flash" if code == Refusal.WEIGHTS else "build and flash"
+        super().__init__(message, hint=f"{again} the firmware again")
         self.code = code
 
 
@@ -70,6 +71,10 @@ class Hello:
     arena_bytes: int
     stack_bytes: int
     core_hz: int
+    weights_crc32: int
+    """Of the network's constants, computed by the firmware over its own flash; where it was wrong once, that."""
+    weights_built_crc32: int
+    """What it was when the network was compiled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +154,7 @@ class Device:
                 f"{self._port.name}: the firmware speaks version {protocol} of the link, this program {PROTOCOL}",
                 hint="build and flash the firmware again",
             )
-        model_hash, build_id, *numbers = self._unpack("<32s20s7I", reply[4:])
+        model_hash, build_id, *numbers = self._unpack("<32s20s9I", reply[4:])
         self._hello = Hello(model_hash.hex(), build_id.hex(), *numbers)
         return self._hello
 

@@ -50,6 +50,12 @@ def _check_identity(port: str, hello: Hello, image: FirmwareImage) -> None:
             f"{port}: runs other firmware (build {hello.build_id[:12]}, not {image.build_id[:12]})",
             hint=f"flash {image.binary}",
         )
+    if hello.weights_crc32 != hello.weights_built_crc32:
+        raise LinkError(
+            f"{port}: build {image.build_id[:12]}: the network's weights in flash are damaged "
+            f"(CRC-32 {hello.weights_crc32:08x}, not {hello.weights_built_crc32:08x})",
+            hint=f"flash {image.binary} again",
+        )
     if hello.image_crc32 != image.crc32:
         raise LinkError(
             f"{port}: the flash is corrupt (CRC-32 {hello.image_crc32:08x}, not {image.crc32:08x})",
