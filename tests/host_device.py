@@ -11,7 +11,7 @@ from sgsc_micro.files import data_dir
 from tests.dummy_library import DummyLibrary
 
 RUNTIME = data_dir("firmware_templates") / "runtime"
-IMAGE_CRC32, CORE_HZ = 0x51C6F2F4, 16_000_000  # of host_device.c
+IMAGE, CORE_HZ = bytes([1, 2, 3]).ljust(300, b"\0"), 16_000_000  # of host_device.c
 _ROOM = 1 << 20
 _TRAPS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 

@@ -133,6 +133,11 @@ class Device:
         self._noise = 0  # bytes of this exchange that made no frame
         self._hello: Hello | None = None
 
+    @property
+    def name(self) -> str:
+        """The port's."""
+        return self._port.name
+
     def __enter__(self) -> Self:
         return self
 
