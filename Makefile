@@ -7,7 +7,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
-.PHONY: demo test test-slow test-long fuzz prove-link bench bench-kernels bench-compression bench-strategies bench-ablation bench-restore tune lint setup system clean help
+.PHONY: demo test test-slow test-long fuzz fuzz-link prove-link bench bench-kernels bench-compression bench-strategies bench-ablation bench-restore bench-link tune lint setup system clean help
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,6 +26,9 @@ test-long: setup ## proofs that take half an hour
 
 fuzz: setup ## random networks and damaged files (half an hour)
 	$(BIN)/python -m tests.fuzz --graphs 2000 --damaged 5000
+
+fuzz-link: setup ## scripts of what a line may carry to the device's C, under sanitizers (10 minutes)
+	$(BIN)/python -m tests.fuzz_link --seconds 600
 
 prove-link: setup ## a faulty line to the firmware and its emulated twin: no wrong answer, no hang (2 minutes)
 	$(BIN)/pytest tests/test_faulty_line.py -m "slow or not slow"
@@ -49,6 +52,9 @@ bench-restore: setup ## what floors from blame are worth beside retraining only 
 
 bench-strategies: setup ## which cases are worth preserving: flips on unseen data by strategy (8 minutes)
 	$(BIN)/python benchmarks/strategies.py --seeds 5
+
+bench-link: setup ## the link's throughput on a simulated line, in virtual time (seconds)
+	$(BIN)/python -m benchmarks.link
 
 tune: setup ## count what the micro-kernels cost on emulated cores: sgsc_micro/kernels/costs.json (a minute)
 	$(BIN)/python benchmarks/tune.py

@@ -31,6 +31,9 @@ MODEL_H = """
 #define MODEL_OUTPUT_BYTES {outputs}
 #define MODEL_ARENA_BYTES {arena}
 #define MODEL_HASH "{hash:064}"
+#define MODEL_CONSTANTS ((const uint8_t *)MODEL_HASH) /* none that the firmware should check */
+#define MODEL_CONSTANT_BYTES 0
+#define MODEL_CONSTANT_CRC32 0u
 extern int8_t model_arena[MODEL_ARENA_BYTES];
 #define MODEL_INPUT (model_arena + {input})
 #define MODEL_OUTPUT (model_arena + {output})

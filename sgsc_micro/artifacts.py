@@ -8,11 +8,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
-from sgsc_micro.targets import Target
+from sgsc_micro.targets import Target, load_target
 
 if TYPE_CHECKING:
     import numpy as np
@@ -94,6 +96,23 @@ def write_readme(folder: Path, target: Target) -> None:
         sizes = read_image(folder / FIRMWARE).sizes
         image = {"target": target.name, "flash": sizes.flash_total, "ram": sizes.ram_total}
     write_text(folder / "README.md", readme(read_manifest(folder / LIBRARY), LIBRARY, image))
+
+
+def built_for(folder: Path) -> Target:
+    """The target of the build in ``folder``, as it was then: the host, where it has no firmware.
+
+    Errors: ``SgscError`` where it is no build, or one of another version of this program.
+    """
+    if not (folder / LIBRARY).is_dir():
+        raise SgscError(f"{folder}: no build here", hint="`sgsc build` and `sgsc compile` make one")
+    if not (folder / FIRMWARE).is_dir():
+        return load_target("host")
+    try:
+        return Target.model_validate(read_json(folder / FIRMWARE / RECORD)["inputs"]["target"])
+    except (KeyError, TypeError, ValidationError) as error:
+        raise SgscError(
+            f"{folder / FIRMWARE / RECORD}: does not say what it was built for", hint="build it again"
+        ) from error
 
 
 def check_artifacts(folder: Path, target: Target) -> None:

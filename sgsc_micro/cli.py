@@ -17,15 +17,15 @@ from sgsc_micro.compilation import Compilation
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import locked
+from sgsc_micro.monitor_cli import monitor
 from sgsc_micro.pipeline import STAGES, Build
 from sgsc_micro.preserve_cli import preserve
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
-from sgsc_micro.terminal import OUTPUT, PROJECT, console, project_folder, reports_errors
+from sgsc_micro.terminal import BUILD_FOLDER, OUTPUT, PROJECT, console, project_folder, reports_errors
 from sgsc_micro.verification import Verification, write_build_report
 
-_BUILD_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 _PORT = click.option("--port", help="The serial port of a real board; without it, the emulated twin.")
 
 
@@ -40,6 +40,7 @@ def main() -> None:
 
 
 main.add_command(preserve)
+main.add_command(monitor)
 
 
 @main.command()
@@ -90,7 +91,7 @@ def compile_(model: Path, target_name: str, folder: Path, optimize: str, selftes
 
 
 @main.command()
-@_BUILD_FOLDER
+@BUILD_FOLDER
 @click.option("--on", "target_name", required=True, help="Where to run it: the target it was built for, or host.")
 @_PORT
 @reports_errors
@@ -104,7 +105,7 @@ def verify(folder: Path, target_name: str, port: str | None) -> None:
 
 
 @main.command()
-@_BUILD_FOLDER
+@BUILD_FOLDER
 @click.option("--on", "target_name", default="host", show_default=True, help="host, or the target it was built for.")
 @click.option("--input", "source", type=click.Path(path_type=Path), required=True, help=".npy of inputs [N, ...].")
 @click.option("--output", "sink", type=click.Path(path_type=Path), required=True, help=".npy for outputs [N, ...].")

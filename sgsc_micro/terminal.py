@@ -47,6 +47,7 @@ def _complain(message: str, hint: str) -> None:
 PROJECT = click.option(
     "--project", "folder", type=click.Path(path_type=Path), help="The folder of sgsc.toml; this one by default."
 )
+BUILD_FOLDER = click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 OUTPUT = click.option(
     "--output", type=click.Path(path_type=Path), default=Path("build"), show_default=True, help="Where builds go."
 )

@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import random
+import struct
+import zlib
 from pathlib import Path
 
 CRASH = b"CRSH"
@@ -25,6 +27,10 @@ _HEADER = """
 #define MODEL_OUTPUT_BYTES {size}
 #define MODEL_ARENA_BYTES {arena}
 #define MODEL_HASH "{hash}"
+#define MODEL_CONSTANT_BYTES {constant_bytes}
+#define MODEL_CONSTANT_CRC32 {crc32:#x}u
+extern const struct model_constants model_constants;
+#define MODEL_CONSTANTS ((const uint8_t *)&model_constants)
 extern int8_t model_arena[MODEL_ARENA_BYTES];
 #define MODEL_INPUT model_arena
 #define MODEL_OUTPUT model_arena
@@ -95,7 +101,13 @@ class DummyLibrary:
     @property
     def weights(self) -> int:
         """``sizeof(struct model_constants)``, padded to whole words."""
-        return -(-(2 * 4 + 3 * 2 + len(self.values)) // 4) * 4
+        return len(self.constants)
+
+    @property
+    def constants(self) -> bytes:
+        """``struct model_constants`` as it lies in memory."""
+        packed = struct.pack("<2I3h", 4, 5, 1, -2, 3) + self.values
+        return packed + bytes(-len(packed) % 4)
 
     def expected(self, data: bytes) -> bytes:
         """What ``model_run`` makes of ``data``."""
@@ -107,9 +119,11 @@ def write_library(folder: Path, *, size: int = 40, arena: int = 777, weights: in
     folder.mkdir(parents=True, exist_ok=True)
     values = random.Random(weights).randbytes(weights)
     model_hash = hashlib.sha256(values).hexdigest()
-    (folder / "model.h").write_text(_HEADER.format(size=size, arena=arena, hash=model_hash))
+    library = DummyLibrary(folder, size, arena, values, model_hash)
+    numbers_of = {"constant_bytes": library.weights, "crc32": zlib.crc32(library.constants)}
+    (folder / "model.h").write_text(_HEADER.format(size=size, arena=arena, hash=model_hash, **numbers_of))
     numbers = ",".join(str(value - 256 if value > 127 else value) for value in values)
     (folder / "weights.c").write_text(_WEIGHTS.format(weights=weights, values=numbers))
     (folder / "model.c").write_text(_MODEL.format(weights=weights))
     (folder / "sgsc_model-config.cmake").write_text(_PACKAGE)
-    return DummyLibrary(folder, size, arena, values, model_hash)
+    return library

@@ -2,10 +2,13 @@
 #include "app.c"
 
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 void device_reset(uint8_t garbage);
 size_t device_feed(const uint8_t *bytes, size_t count, uint8_t *sent, size_t room);
 uint32_t device_runs(void);
+bool device_flip(size_t offset, uint8_t bits);
 
 static const uint8_t image[300] = {1, 2, 3};
 static uint32_t runs;
@@ -67,6 +70,17 @@ void device_reset(uint8_t garbage)
 {
     memset(&app, 0, sizeof app);
     memset(model_arena, garbage, MODEL_ARENA_BYTES);
+    app_boot();
+}
+
+/* Flash that has changed: flips bits of a byte of the network's constants. */
+bool device_flip(size_t offset, uint8_t bits)
+{
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), place = (uintptr_t)MODEL_CONSTANTS + offset;
+    if (mprotect((void *)(place & ~(page - 1)), page, PROT_READ | PROT_WRITE) != 0)
+        return false;
+    *(uint8_t *)place ^= bits;
+    return true;
 }
 
 /* How many bytes the firmware sent. */

@@ -11,7 +11,7 @@ from sgsc_micro.files import data_dir
 from tests.dummy_library import DummyLibrary
 
 RUNTIME = data_dir("firmware_templates") / "runtime"
-IMAGE_CRC32, CORE_HZ = 0x51C6F2F4, 16_000_000  # of host_device.c
+IMAGE, CORE_HZ = bytes([1, 2, 3]).ljust(300, b"\0"), 16_000_000  # of host_device.c
 _ROOM = 1 << 20
 _TRAPS = ("-fsanitize=undefined", "-fsanitize-undefined-trap-on-error")
 
@@ -27,6 +27,7 @@ class HostDevice:
         command += [f"-I{RUNTIME}", f"-I{library.folder}", *map(str, sources), "-o", str(program)]
         subprocess.run(command, check=True)
         self._c = ctypes.CDLL(str(program))
+        self._c.device_flip.restype = ctypes.c_bool
         self._c.device_feed.restype = ctypes.c_size_t
         self._sent = ctypes.create_string_buffer(_ROOM)
         self.reset(0)
@@ -39,6 +40,11 @@ class HostDevice:
         """What the firmware sends when ``data`` arrives."""
         count = self._c.device_feed(data, ctypes.c_size_t(len(data)), self._sent, ctypes.c_size_t(_ROOM))
         return ctypes.string_at(self._sent, count)
+
+    def flip(self, offset: int, bits: int) -> None:
+        """Flip ``bits`` of byte ``offset`` of the network's constants, as flash that has changed."""
+        assert offset < self.library.weights
+        assert self._c.device_flip(ctypes.c_size_t(offset), ctypes.c_uint8(bits))
 
     @property
     def runs(self) -> int:

@@ -179,7 +179,7 @@ def test_other_firmware_and_corrupt_flash_are_told_apart(built: Built, tmp_path:
     corrupt[corrupt.index(built.library.values[:100])] ^= 1
     (tmp_path / "corrupt.bin").write_bytes(corrupt)
     with emulate(board.emulator, tmp_path / "corrupt.bin", board.flash.origin) as port:
-        with pytest.raises(LinkError, match="flash is corrupt"), connect(built.target, built.image, port):
+        with pytest.raises(LinkError, match="weights in flash are damaged"), connect(built.target, built.image, port):
             pass
         other = dataclasses.replace(built.image, build_id="0" * 40)
         with pytest.raises(LinkError, match="runs other firmware"), connect(built.target, other, port):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import struct
@@ -18,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sgsc_micro.device import Device, LinkError, connect, doctor, emulate
-from sgsc_micro.device.frames import DATA_MAX, Kind, decode_frame, encode_frame
+from sgsc_micro.device.frames import DATA_MAX, PROTOCOL, Kind, decode_frame, encode_frame
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import FirmwareImage, build_firmware
 from sgsc_micro.targets import load_target
@@ -149,26 +150,38 @@ def test_bad_requests_are_answered_with_a_code(twin_port: str, kind: int, payloa
         assert decode_frame(port.read_until(b"\0")[:-1]) == (0xFF, 9, bytes([code]))
 
 
-def test_answers_to_other_requests_are_dropped() -> None:
+@contextlib.contextmanager
+def answering(*replies: tuple[int, bytes]) -> Iterator[str]:
+    """A port whose first request gets these replies: (what is added to its sequence number, payload)."""
     master, slave = os.openpty()
-    hello = struct.pack("<I32s20s7I", 1, bytes(32), bytes(20), *range(7))
-    late = hello[:-1] + b"\xff"
 
     def answer() -> None:
         asked = b""
         while asked.count(b"\0") < 2:
             asked += os.read(master, 1)
         kind, sequence, _ = decode_frame(asked.strip(b"\0")) or (0, 0, b"")
-        os.write(master, encode_frame(kind | 0x80, sequence - 1 & 0xFFFF, late))
-        os.write(master, encode_frame(kind | 0x80, sequence, hello))
+        for late, payload in replies:
+            os.write(master, encode_frame(kind | 0x80, sequence + late & 0xFFFF, payload))
 
     thread = threading.Thread(target=answer)
     thread.start()
-    with Device(os.ttyname(slave)) as device:
-        assert device.hello().core_hz == 6
+    yield os.ttyname(slave)
     thread.join()
     os.close(master)
     os.close(slave)
+
+
+def test_answers_to_other_requests_are_dropped() -> None:
+    hello = struct.pack("<I32s20s9I", PROTOCOL, bytes(32), bytes(20), *range(9))
+    with answering((-1, hello[:-1] + b"\xff"), (0, hello)) as port, Device(port) as device:
+        assert device.hello().core_hz == 6
+
+
+def test_firmware_of_another_version_is_named() -> None:
+    first = struct.pack("<I32s20s7I", 1, bytes(32), bytes(20), *range(7))
+    with answering((0, first)) as port, Device(port) as device:
+        with pytest.raises(LinkError, match=r"speaks version 1 of the link, this program 2; build and flash"):
+            device.hello()
 
 
 def test_an_input_lost_in_the_device_is_sent_again(

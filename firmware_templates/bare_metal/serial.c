@@ -6,7 +6,7 @@
 #include "cortex_m.h"
 #include "port.h"
 
-#define RING_BYTES 1024u /* a power of two, and more than one frame: the host waits for each answer */
+#define RING_BYTES 1024u /* a power of two, and more than what arrives while a request is answered */
 #define LOOKS_BEFORE_SLEEP 20000u /* within a frame the next byte is near, and QEMU is slow to wake from WFI */
 
 static uint8_t ring[RING_BYTES];

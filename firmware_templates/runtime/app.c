@@ -9,8 +9,19 @@
 static struct {
     struct link_parser parser;
     struct link_frame reply;
-    uint32_t served; /* checksum of the request that `reply` answers */
+    uint32_t served;        /* checksum of the request that `reply` answers */
+    uint32_t constants_crc; /* of the network's constants in flash, as last computed; wrong once, wrong until a reset */
 } app;
+
+static bool constants_intact(void)
+{
+    return app.constants_crc == MODEL_CONSTANT_CRC32;
+}
+
+static void check_constants(void)
+{
+    app.constants_crc = link_crc32(MODEL_CONSTANTS, MODEL_CONSTANT_BYTES);
+}
 
 static uint8_t hex_digit(char digit)
 {
@@ -33,6 +44,10 @@ static void hello(void)
     link_put_u32(&app.reply, MODEL_ARENA_BYTES);
     link_put_u32(&app.reply, port_stack_bytes());
     link_put_u32(&app.reply, port_core_hz());
+    if (constants_intact())
+        check_constants();
+    link_put_u32(&app.reply, app.constants_crc);
+    link_put_u32(&app.reply, MODEL_CONSTANT_CRC32);
 }
 
 static bool in_range(uint32_t offset, size_t count, size_t size)
@@ -55,6 +70,8 @@ static uint8_t write_input(const struct link_frame *request)
 /* Input and output lie in the arena: a run may spoil its input, and the host writes all of it before each. */
 static uint8_t run(const struct link_frame *request)
 {
+    if (!constants_intact())
+        return LINK_ERROR_WEIGHTS;
     if (link_crc32((const uint8_t *)MODEL_INPUT, MODEL_INPUT_BYTES) != link_get_u32(request, 4))
         return LINK_ERROR_INPUT;
     measure_begin();
@@ -117,8 +134,14 @@ void app_feed(uint8_t byte)
     link_send(&app.reply, port_write);
 }
 
+void app_boot(void)
+{
+    check_constants();
+}
+
 void app_run(void)
 {
+    app_boot();
     for (;;)
         app_feed(port_read());
 }

@@ -6,7 +6,10 @@
 
 void app_run(void) __attribute__((noreturn));
 
-/* One turn of it, for a caller with a loop of its own: takes a byte of the line, and answers if it ends a request. */
+/* For a caller with a loop of its own: once at boot, checks the network's constants; without it RUN is refused. */
+void app_boot(void);
+
+/* One turn of the loop: takes a byte of the line, and answers if it ends a request. */
 void app_feed(uint8_t byte);
 
 #endif

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LINK_PROTOCOL 1u
+#define LINK_PROTOCOL 2u
 #define LINK_DATA_MAX 512u /* bytes of input or output in one frame */
 
 enum link_kind {
@@ -24,6 +24,7 @@ enum link_error {
     LINK_ERROR_LENGTH = 2, /* the payload is too short or too long for its kind */
     LINK_ERROR_RANGE = 3,  /* offset and length leave the input or output buffer */
     LINK_ERROR_INPUT = 4,  /* the input buffer does not hold what the host means to have written */
+    LINK_ERROR_WEIGHTS = 5, /* the network's constants are not those that it was built with */
 };
 
 #define LINK_HEADER_BYTES 3u /* kind, sequence number (little-endian) */

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ def write_library(
         "arenas": {arena(number): part for number, part in enumerate(lowered.plan.parts)},
         "arena": arena,
         "fields": lowered.fields,
+        "constant_crc32": zlib.crc32(constant_image(lowered.constants)),
     }
     texts = {
         file: environment.get_template(f"{file}.j2").render(context) for file in ("weights.h", "weights.c", "model.c")
@@ -116,6 +118,13 @@ def constant_bytes(constants: Constants) -> int:
     size = sum(constants.size(pool) * np.dtype(POOLS[pool]).itemsize for pool in POOLS)
     alignment = max((np.dtype(POOLS[pool]).itemsize for pool in constants.used), default=1)
     return -(-size // alignment) * alignment
+
+
+def constant_image(constants: Constants) -> bytes:
+    """``struct model_constants`` as it lies in the flash of a little-endian core, padding included."""
+    pools = (constants.pool(name) for name in constants.used)
+    packed = b"".join(pool.astype(pool.dtype.newbyteorder("<")).tobytes() for pool in pools)
+    return packed.ljust(constant_bytes(constants), b"\0")
 
 
 def host_main() -> str:

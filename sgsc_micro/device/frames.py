@@ -8,7 +8,7 @@ import zlib
 
 from cobs import cobs
 
-PROTOCOL = 1
+PROTOCOL = 2
 DATA_MAX = 512
 """Bytes of input or output in one frame."""
 LINE_FRAME_MAX = 528
@@ -35,6 +35,7 @@ class Refusal(enum.IntEnum):
     LENGTH = 2
     RANGE = 3
     INPUT = 4
+    WEIGHTS = 5
 
 
 REFUSALS = {
@@ -42,6 +43,7 @@ REFUSALS = {
     Refusal.LENGTH: "finds the request's length wrong",
     Refusal.RANGE: "finds the request outside its buffers",
     Refusal.INPUT: "does not hold the input that was sent",
+    Refusal.WEIGHTS: "finds the network's weights in its flash damaged",
 }
 
 

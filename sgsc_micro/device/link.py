@@ -44,7 +44,8 @@ class _RefusedError(LinkError):
     """The firmware answered a request with an error code."""
 
     def __init__(self, message: str, code: int) -> None:
-        super().__init__(message, hint="build and flash the firmware again")
+        again = "flash" if code == Refusal.WEIGHTS else "build and flash"
+        super().__init__(message, hint=f"{again} the firmware again")
         self.code = code
 
 
@@ -70,6 +71,10 @@ class Hello:
     arena_bytes: int
     stack_bytes: int
     core_hz: int
+    weights_crc32: int
+    """Of the network's constants, computed by the firmware over its own flash; where it was wrong once, that."""
+    weights_built_crc32: int
+    """What it was when the network was compiled."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,17 +116,27 @@ class Device:
         answer_seconds: float = ANSWER_SECONDS,
         retry_seconds: float = RETRY_SECONDS,
         run_seconds: float = RUN_SECONDS,
+        window: int = WINDOW,
     ) -> None:
-        """Open ``port``, or talk over one that is open. Raises LinkError if it cannot be opened."""
+        """Open ``port``, or talk over one that is open; ``window``: requests in flight, 1 or more.
+
+        Raises LinkError if it cannot be opened.
+        """
         self._port = SerialPort(port, baud, answer_seconds) if isinstance(port, str) else port
         self._unit = unit
         self._answer_seconds = answer_seconds
         self._run_seconds = run_seconds
-        self._retry_seconds = retry_seconds + self._line_seconds(WINDOW * LINE_FRAME_MAX)
+        self._window = window
+        self._retry_seconds = retry_seconds + self._line_seconds(window * LINE_FRAME_MAX)
         self._sequence = secrets.randbelow(1 << 16)  # a late answer to an earlier session fits no request of this one
         self._pending = b""
         self._noise = 0  # bytes of this exchange that made no frame
         self._hello: Hello | None = None
+
+    @property
+    def name(self) -> str:
+        """The port's."""
+        return self._port.name
 
     def __enter__(self) -> Self:
         return self
@@ -144,7 +159,7 @@ class Device:
                 f"{self._port.name}: the firmware speaks version {protocol} of the link, this program {PROTOCOL}",
                 hint="build and flash the firmware again",
             )
-        model_hash, build_id, *numbers = self._unpack("<32s20s7I", reply[4:])
+        model_hash, build_id, *numbers = self._unpack("<32s20s9I", reply[4:])
         self._hello = Hello(model_hash.hex(), build_id.hex(), *numbers)
         return self._hello
 
@@ -202,7 +217,7 @@ class Device:
         return struct.unpack(layout, payload)
 
     def _exchange(self, kind: Kind, payloads: Sequence[bytes], silence: float, deadline: float) -> list[bytes]:
-        """The replies' payloads, in order; ``WINDOW`` requests are in flight. The order of service must not matter.
+        """The replies' payloads, in order; a window of requests is in flight. The order of service must not matter.
 
         Errors: ``LinkError`` after ``silence`` seconds without a reply, or at ``deadline``.
         """
@@ -218,7 +233,7 @@ class Device:
                 if request.due <= now:
                     request.patience = min(2 * request.patience, 4 * self._retry_seconds)
                     self._send(waiting, sequence, request)
-            while len(waiting) < WINDOW and len(replies) + len(waiting) < len(payloads):
+            while len(waiting) < self._window and len(replies) + len(waiting) < len(payloads):
                 index = len(replies) + len(waiting)
                 self._sequence = (self._sequence + 1) & 0xFFFF
                 frame = encode_frame(kind, self._sequence, payloads[index])

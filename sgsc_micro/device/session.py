@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator
 
 from sgsc_micro.device.emulator import emulate
-from sgsc_micro.device.link import Device, Hello, LinkError, TickUnit
+from sgsc_micro.device.link import Device, LinkError, TickUnit
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import FirmwareImage
 from sgsc_micro.targets import Emulator, Target
@@ -30,7 +30,7 @@ def connect(target: Target, image: FirmwareImage, port: str | None = None) -> It
         else:
             raise SgscError(f"target {target.name} has no emulated twin", hint="give the board's port")
         device = stack.enter_context(Device(port, baud=board.serial.baud, unit=unit))
-        _check_identity(port, device.hello(), image)
+        check_identity(device, image)
         yield device
 
 
@@ -44,11 +44,19 @@ def _check_memory(target: Target, twin: Emulator, image: FirmwareImage) -> None:
         )
 
 
-def _check_identity(port: str, hello: Hello, image: FirmwareImage) -> None:
+def check_identity(device: Device, image: FirmwareImage) -> None:
+    """Ask the firmware who it is. Errors: ``LinkError`` where it is not ``image`` to the bit, or does not answer."""
+    port, hello = device.name, device.hello()
     if hello.build_id != image.build_id:
         raise LinkError(
             f"{port}: runs other firmware (build {hello.build_id[:12]}, not {image.build_id[:12]})",
             hint=f"flash {image.binary}",
+        )
+    if hello.weights_crc32 != hello.weights_built_crc32:
+        raise LinkError(
+            f"{port}: build {image.build_id[:12]}: the network's weights in flash are damaged "
+            f"(CRC-32 {hello.weights_crc32:08x}, not {hello.weights_built_crc32:08x})",
+            hint=f"flash {image.binary} again",
         )
     if hello.image_crc32 != image.crc32:
         raise LinkError(
