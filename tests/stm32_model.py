@@ -18,12 +18,13 @@ from sgsc_micro.targets import Board
 
 TEMPLATES = data_dir("firmware_templates") / "bare_metal"
 MODEL = Path(__file__).with_suffix(".c")
-CORTEX_M = """
+CORTEX_M = """#pragma once
 #include <stdint.h>
 volatile uint32_t *model_register(uint32_t address);
 #define REGISTER(address) (*model_register(address))
 static inline void barrier(void) {}
 """
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
 Bit = tuple[int, int]
 """Address and number."""
 
@@ -92,11 +93,13 @@ class Registers:
 
     def run(self, reset: dict[int, int], baud: int) -> Clocks:
         """From the registers ``reset`` to a UART that is set up."""
-        callback = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)(self._changed)
-        self.library.model_start(callback)
+        self._callback = CALLBACK(self._changed)  # the library goes on to call it
+        self.library.model_start(self._callback)
         write_only = dict.fromkeys(self.family.write_only, 2**32 - 1)
         for address, value in {**write_only, **dict(self.family.reset), **reset}.items():
             self[address] = value
+        for flag in self.broken:
+            self._put(flag, 0)
         self.library.chip_init.restype = Clocks
         clocks: Clocks = self.library.chip_init()
         self.library.uart_init(clocks.uart_hz, baud)
