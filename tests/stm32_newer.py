@@ -46,7 +46,8 @@ class H7(M7):
     RCC, PWR, FLASH, ODEN = 0x58024400, 0x58024800, 0x52002000, 0x5800042C
     CR, CFGR, DIVR = RCC, RCC + 0x10, RCC + 0x30
     GPIOA = 0x58020000
-    revision, most, vco_most = 0x2003, 480 * MHZ, 960 * MHZ
+    revision, vco_most = 0x2003, 960 * MHZ
+    AXI_READS = 0x51008108
     reset = (
         (CR, 0x25),
         (FLASH, 0x37),
@@ -93,6 +94,12 @@ class H7(M7):
             ("AXI", axi, 0, most / 2),
             *((f"APB{n}", hz, 0, apb_most) for n, hz in ((1, apb1), (2, apb2), (3, apb3), (4, apb4))),
             ("wait states", read.bits(self.FLASH, 0, 15), sum(axi > step * MHZ for step in steps), 15),
+            (
+                "AXI SRAM's reads at a time",
+                read.bit((self.AXI_READS, 0)),
+                self.revision < 0x2000,
+                self.revision < 0x2000,
+            ),
             ("the flash's signal delay", read.bits(self.FLASH, 4, 3), 2 if axi > 185 * MHZ else 0, 3),
         ]
         if on_pll:
@@ -107,7 +114,7 @@ class H7(M7):
 
 
 class H7Y(H7):
-    """Revision Y."""
+    """Revision Y; ES0392: reads of AXI SRAM may be corrupt, unless they come one at a time."""
 
     revision, vco_most = 0x1003, 836 * MHZ
     reset = (*H7.reset, (0x5C001000, 0x10036450))
@@ -116,10 +123,12 @@ class H7Y(H7):
 class L4(Family):
     """RM0432 (L4R5)."""
 
+    core_hz = 4 * MHZ
     RCC, PWR, FLASH = 0x40021000, 0x40007000, 0x40022000
     CR, CFGR, PLLCFGR = RCC, RCC + 8, RCC + 0xC
     GPIOA = 0x48000000
     reset = ((CR, 0x63), (PLLCFGR, 0x1000), (FLASH, 0x600), (PWR, 0x200), (PWR + 0x80, 0x100))
+    settled = ((CR, 0xF0, (CR, 1)),)
     ready = (((CR, 8), (CR, 10)), ((CR, 24), (CR, 25)))
     switch = (CFGR, 2, 3)
     frozen = ((PLLCFGR, 0x06007FF3, (CR, 24)),)
@@ -130,6 +139,12 @@ class L4(Family):
     )
 
     def written(self, registers: Registers, address: int, value: int) -> None:
+        if address == self.CR:
+            registers.later((self.CR, 1), 1, value & 1)  # MSI is ready
+        core = self.state(registers).core_hz
+        if core > 80 * MHZ and self.core_hz < core / 2:
+            registers.faults.append("past 80 MHz in one step")
+        self.core_hz = core
         if address in range(self.GPIOA + 0x1800, self.GPIOA + 0x1C00) and not registers.bit((self.PWR + 4, 9)):
             registers.faults.append("port G is used without its supply")
 
@@ -140,7 +155,8 @@ class L4(Family):
         pll = vco / (2 * read.bits(self.PLLCFGR, 25, 3) + 2)
         on_pll = read.bits(self.CFGR, 2, 3) == 3
         divided = read.bits(self.CFGR, 4, 15)
-        core = (pll if on_pll else msi) / (1 if divided < 8 else 2 << divided - 8)
+        system = pll if on_pll else msi
+        core = system / (1 if divided < 8 else 2 << divided - 8)
         boost = not read.bit((self.PWR + 0x80, 8))
         limits = [
             ("the core's clock", core, 0, (120 if boost else 80) * MHZ),
@@ -191,6 +207,7 @@ class U5(Family):
     CR, CFGR, PLLCFGR, DIVR = RCC, RCC + 0x1C, RCC + 0x28, RCC + 0x34
     GPIOA = 0x42020000
     reset = ((CR, 0x35), (RCC + 8, 0x44000000), (DIVR, 0x01010280), (VOSR, 0x8000))
+    settled = ((RCC + 8, 0xF0000000, (CR, 2)),)
     ready = (
         ((CR, 8), (CR, 10)),
         ((CR, 24), (CR, 25)),
@@ -209,11 +226,17 @@ class U5(Family):
         (range(0x40013800, 0x40013C00), (RCC + 0xA4, 14)),
     )
 
+    def written(self, registers: Registers, address: int, value: int) -> None:
+        if address == self.CR:
+            registers.later((self.CR, 2), 1, value & 1)  # MSIS is ready
+
     def state(self, read: Registers) -> State:
         vco_in = 16 * MHZ / (read.bits(self.PLLCFGR, 8, 15) + 1)
         vco = vco_in * (read.bits(self.DIVR, 0, 511) + 1)
         on_pll = read.bits(self.CFGR, 2, 3) == 3
-        core = vco / (read.bits(self.DIVR, 24, 127) + 1) if on_pll else 4 * MHZ
+        ranged = read.bit((self.RCC + 8, 23))  # else 4 MHz, MSISSRANGE's
+        msi = (48, 24, 16, 12, 4, 2, 1.33, 1)[read.bits(self.RCC + 8, 28, 7)] * MHZ if ranged else 4 * MHZ
+        core = vco / (read.bits(self.DIVR, 24, 127) + 1) if on_pll else msi
         top = read.bits(self.VOSR, 16, 3) == 3 and read.bit((self.VOSR, 15))
         boost = read.bit((self.VOSR, 14))
         limits = [

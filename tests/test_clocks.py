@@ -52,7 +52,13 @@ BOARDS = {
         "PD9",
         7,
         39,
-        ((H7.CR, 0x3000025), (H7.CFGR, 0x1B), (H7.DIVR, 0x101065F), (H7.RCC + 0x2C, 0x1FF0004)),
+        (
+            (H7.CR, 0x3000025),
+            (H7.CFGR, 0x1B),
+            (H7.DIVR, 0x101065F),
+            (H7.RCC + 0x2C, 0x1FF0004),
+            (H7.PWR + 0x18, 0x6000),
+        ),
     ),
     "nucleo-l4r5zi": Facts(
         L4,
@@ -62,11 +68,26 @@ BOARDS = {
         "PG8",
         8,
         70,
-        ((L4.CR, 0x3000563), (L4.CFGR, 0xF), (L4.PLLCFGR, 0x3001412), (L4.FLASH, 0x604)),
+        ((L4.CR, 0x3000580), (L4.CFGR, 0xF), (L4.PLLCFGR, 0x3001412), (L4.FLASH, 0x604)),  # MSI is off
         256,
     ),
     "nucleo-u575zi-q": Facts(
-        U5, 160 * MHZ, 4 * MHZ, "PA9", "PA10", 7, 61, ((U5.CR, 0x535), (U5.VOSR, 0x7C000), (U5.PLLCFGR, 0x2002))
+        U5,
+        160 * MHZ,
+        4 * MHZ,
+        "PA9",
+        "PA10",
+        7,
+        61,
+        (  # MSIS is off, at 48 MHz
+            (U5.CR, 0x3000530),
+            (U5.CFGR, 0xF),
+            (U5.RCC + 8, 0x800000),
+            (U5.VOSR, 0x7C000),
+            (U5.PLLCFGR, 0x41302),
+            (U5.DIVR, 0x101024F),
+            (U5.FLASH, 4),
+        ),
     ),
     "nucleo-g071rb": Facts(
         G0,

@@ -1,5 +1,5 @@
-/* STM32F103 (ST RM0008): CORE_HZ from an 8 MHz crystal, the UART's pins. Where crystal or PLL do not come up (QEMU models no
- * RCC) everything stays on the 8 MHz of HSI. */
+/* STM32F103 (ST RM0008, 3.3.3 for the flash, chapters 7 for RCC, 9 for GPIO): CORE_HZ from an 8 MHz crystal, the UART's pins. Where
+ * crystal or PLL do not come up (QEMU models no RCC) everything stays on the 8 MHz of HSI. */
 #include "board.h"
 #include "stm32.h"
 

@@ -1,5 +1,5 @@
-/* STM32F405/407 (ST RM0090) and F446 (RM0390). Where full speed does not come up (QEMU models no RCC) everything stays on the
- * 16 MHz of HSI. */
+/* STM32F405/407 (ST RM0090, chapters 3 for the flash, 5 for PWR, 7 for RCC) and F446 (RM0390: 3, 5, 6). Where full speed does not come
+ * up (QEMU models no RCC) everything stays on the 16 MHz of HSI. */
 #include "board.h"
 
 #define PLL_Q 8u

@@ -1,4 +1,5 @@
-/* STM32F745/746 (ST RM0385), with the core's caches. Where full speed does not come up everything stays on the 16 MHz of HSI. */
+/* STM32F745/746 (ST RM0385, chapters 3 for the flash, 4 for PWR, 5 for RCC), with the core's caches. Where full speed does not come up
+ * everything stays on the 16 MHz of HSI. */
 #include "board.h"
 
 #define PLL_Q 9u

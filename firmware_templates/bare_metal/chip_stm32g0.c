@@ -1,4 +1,5 @@
-/* STM32G071 (ST RM0444): CORE_HZ from the internal oscillator. Where that does not come up everything stays on the 16 MHz of HSI. */
+/* STM32G071 (ST RM0444, chapters 3 for the flash, 4 for PWR, 5 for RCC): CORE_HZ from the internal oscillator. Where that does not come
+ * up everything stays on the 16 MHz of HSI. */
 #include "board.h"
 #include "stm32_gpio.h"
 
@@ -24,7 +25,7 @@ _Static_assert(CORE_HZ > 48000000u && CORE_HZ <= 64000000u && CORE_HZ * 2u % HSI
 #define CFGR_SWS_PLL (2u << 3)
 #define ACR_MASK (3u << 8 | 7u)
 #define ACR_LATENCY_MASK 7u
-#define ACR_2_WAIT_STATES 2u /* 48 to 64 MHz in range 1, a reset's */
+#define ACR_2_WAIT_STATES 2u /* 48 to 64 MHz in range 1, a reset's (3.3.4) */
 #define ACR_PREFETCH_AND_CACHE (3u << 8)
 
 static void stop_pll(void)

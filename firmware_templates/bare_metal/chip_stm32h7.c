@@ -1,4 +1,5 @@
-/* STM32H743 (ST RM0433): from the internal oscillator CORE_HZ, or 400 MHz on silicon before revision V, with the core's caches.
+/* STM32H743 (ST RM0433, chapters 4 for the flash, 6 for PWR, 8 for RCC; errata ES0392): from the internal oscillator CORE_HZ, or
+ * 400 MHz on silicon before revision V, with the core's caches.
  * Where that does not come up everything stays on the 64 MHz of HSI. */
 #include "board.h"
 #include "cortex_m7.h"
@@ -21,6 +22,7 @@
 #define FLASH_ACR 0x52002000u
 #define DBGMCU_IDC 0x5C001000u
 #define GPIOA 0x58020000u
+#define AXI_TARG7_FN_MOD 0x51008108u /* the interconnect's port to AXI SRAM */
 
 #define HSI_HZ 64000000u
 #define PLL_INPUT_HZ (HSI_HZ / 20u) /* 3.2 MHz */
@@ -55,7 +57,9 @@ _Static_assert(CORE_HZ > 450000000u && CORE_HZ <= 480000000u && CORE_HZ * 2u % P
 #define APB4ENR_SYSCFGEN 1u
 #define PWRCR_ODEN 1u
 #define IDC_REVISION(value) ((value) >> 16)
+#define REVISION_X 0x2001u
 #define REVISION_V 0x2003u
+#define FN_MOD_ONE_READ_AT_A_TIME 1u
 
 static void stop_pll(void)
 {
@@ -69,9 +73,9 @@ static void stop_pll(void)
     REGISTER(RCC_D3CFGR) = 0;
 }
 
-static bool is_old(void)
+static bool is_before(uint32_t revision)
 {
-    return IDC_REVISION(REGISTER(DBGMCU_IDC)) < REVISION_V;
+    return IDC_REVISION(REGISTER(DBGMCU_IDC)) < revision;
 }
 
 /* The supply has to be named once after power-on, or the voltage stays as it is: the LDO, as on every Nucleo. */
@@ -83,7 +87,7 @@ static bool raise_voltage(void)
     change(PWR_D3CR, D3CR_VOS_MASK, D3CR_VOS1);
     if (!wait_for(PWR_D3CR, D3CR_VOSRDY, D3CR_VOSRDY))
         return false;
-    if (is_old())
+    if (is_before(REVISION_V))
         return true;
     enable(RCC_APB4ENR, APB4ENR_SYSCFGEN);
     change(SYSCFG_PWRCR, PWRCR_ODEN, PWRCR_ODEN); /* from scale 1 to 0 */
@@ -96,7 +100,7 @@ static bool start_pll(void)
         return false;
     change(RCC_PLLCKSELR, PLLCKSELR_MASK, PLLCKSELR_DIVM1);
     change(RCC_PLLCFGR, PLLCFGR_PLL1_MASK, PLLCFGR_PLL1);
-    REGISTER(RCC_PLL1DIVR) = is_old() ? PLL1DIVR(OLD_HZ) : PLL1DIVR(CORE_HZ);
+    REGISTER(RCC_PLL1DIVR) = is_before(REVISION_V) ? PLL1DIVR(OLD_HZ) : PLL1DIVR(CORE_HZ);
     change(RCC_CR, CR_PLL1ON, CR_PLL1ON);
     if (!wait_for(RCC_CR, CR_PLL1RDY, CR_PLL1RDY))
         return false;
@@ -112,7 +116,9 @@ static bool start_pll(void)
 
 struct clocks chip_init(void)
 {
-    const uint32_t hz = is_old() ? OLD_HZ : CORE_HZ;
+    if (is_before(REVISION_X))
+        REGISTER(AXI_TARG7_FN_MOD) = FN_MOD_ONE_READ_AT_A_TIME; /* else reads of AXI SRAM may be corrupt */
+    const uint32_t hz = is_before(REVISION_V) ? OLD_HZ : CORE_HZ;
     const struct clocks full = {.core_hz = hz, .uart_hz = hz / 4u}; /* the kernel clock is APB's, reset's choice */
     const struct clocks clocks = start_clocks(stop_pll, start_pll, full, HSI_HZ);
     caches_on();

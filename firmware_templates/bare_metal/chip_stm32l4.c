@@ -1,5 +1,5 @@
-/* STM32L4R5 (ST RM0432): CORE_HZ from the internal oscillator in range 1 boost. Where that does not come up everything stays on the
- * 4 MHz of MSI. */
+/* STM32L4R5 (ST RM0432, chapters 3 for the flash, 5 for PWR, 6 for RCC): CORE_HZ from the internal oscillator in range 1 boost.
+ * Where that does not come up everything stays on the 4 MHz of MSI. */
 #include "board.h"
 #include "stm32_gpio.h"
 
@@ -18,6 +18,7 @@
 _Static_assert(CORE_HZ > 100000000u && CORE_HZ <= 120000000u && CORE_HZ * 2u % PLL_INPUT_HZ == 0, "wait states are for these");
 
 #define CR_MSION (1u << 0)
+#define CR_MSIRDY (1u << 1)
 #define CR_MSIRGSEL (1u << 3)
 #define CR_MSIRANGE_MASK (15u << 4)
 #define CR_MSIRANGE_4_MHZ (6u << 4)
@@ -46,7 +47,9 @@ _Static_assert(CORE_HZ > 100000000u && CORE_HZ <= 120000000u && CORE_HZ * 2u % P
 
 static void stop_pll(void)
 {
-    change(RCC_CR, CR_MSIRANGE_MASK, CR_MSION | CR_MSIRGSEL | CR_MSIRANGE_4_MHZ);
+    change(RCC_CR, CR_MSION, CR_MSION);
+    if (wait_for(RCC_CR, CR_MSIRDY, CR_MSIRDY)) /* while it starts, its range may not change (6.4.1) */
+        change(RCC_CR, CR_MSIRANGE_MASK, CR_MSIRGSEL | CR_MSIRANGE_4_MHZ);
     change(RCC_CFGR, CFGR_SW_MASK, CFGR_SW_MSI);
     wait_for(RCC_CFGR, CFGR_SWS_MASK, CFGR_SWS_MSI);
     change(RCC_CR, CR_PLLON, 0);
@@ -63,12 +66,12 @@ static bool start_pll(void)
     change(RCC_CR, CR_PLLON, CR_PLLON);
     if (!wait_for(RCC_CR, CR_PLLRDY, CR_PLLRDY))
         return false;
+    /* Past 80 MHz in two steps, half speed for 1 us (5.1.8). */
+    change(RCC_CFGR, CFGR_HPRE_MASK, CFGR_HPRE_DIV2);
     change(PWR_CR5, CR5_R1MODE, 0);
     change(FLASH_ACR, ACR_MASK, ACR_PREFETCH_AND_CACHES | ACR_5_WAIT_STATES);
     if (!wait_for(FLASH_ACR, ACR_LATENCY_MASK, ACR_5_WAIT_STATES))
         return false;
-    /* Past 80 MHz in two steps, half speed for 1 us (5.1.8). */
-    change(RCC_CFGR, CFGR_HPRE_MASK, CFGR_HPRE_DIV2);
     change(RCC_CFGR, CFGR_SW_MASK, CFGR_SW_PLL);
     if (!wait_for(RCC_CFGR, CFGR_SWS_MASK, CFGR_SWS_PLL))
         return false;

@@ -1,5 +1,5 @@
-/* STM32U575 (ST RM0456) without TrustZone: CORE_HZ from the internal oscillator in voltage range 1 with the booster, the instruction
- * cache. Where that does not come up everything stays on the 4 MHz of MSIS. */
+/* STM32U575 (ST RM0456, chapters 7 for the flash, 8 for ICACHE, 10 for PWR, 11 for RCC) without TrustZone: CORE_HZ from the internal
+ * oscillator in voltage range 1 with the booster. Where that does not come up everything stays on the 4 MHz of MSIS. */
 #include "board.h"
 #include "stm32_gpio.h"
 
@@ -21,6 +21,7 @@
 _Static_assert(CORE_HZ > 128000000u && CORE_HZ <= 160000000u && CORE_HZ * 2u % PLL_INPUT_HZ == 0, "wait states are for these");
 
 #define CR_MSISON (1u << 0)
+#define CR_MSISRDY (1u << 2)
 #define CR_HSION (1u << 8)
 #define CR_HSIRDY (1u << 10)
 #define CR_PLL1ON (1u << 24)
@@ -52,7 +53,8 @@ _Static_assert(CORE_HZ > 128000000u && CORE_HZ <= 160000000u && CORE_HZ * 2u % P
 static void stop_pll(void)
 {
     change(RCC_CR, CR_MSISON, CR_MSISON);
-    change(RCC_ICSCR1, ICSCR1_MSISRANGE_MASK, ICSCR1_MSIRGSEL | ICSCR1_MSISRANGE_4_MHZ);
+    if (wait_for(RCC_CR, CR_MSISRDY, CR_MSISRDY)) /* while it starts, its range may not change (11.8.2) */
+        change(RCC_ICSCR1, ICSCR1_MSISRANGE_MASK, ICSCR1_MSIRGSEL | ICSCR1_MSISRANGE_4_MHZ);
     change(RCC_CFGR1, CFGR1_SW_MASK, 0);
     wait_for(RCC_CFGR1, CFGR1_SWS_MASK, CFGR1_SWS_MSIS);
     change(RCC_CR, CR_PLL1ON, 0);
@@ -71,10 +73,10 @@ static bool start_pll(void)
     REGISTER(RCC_PLL1CFGR) = PLL1CFGR_CORE_HZ;
     REGISTER(RCC_PLL1DIVR) = PLL1DIVR_CORE_HZ;
     change(PWR_VOSR, VOSR_BOOSTEN, VOSR_BOOSTEN);
-    if (!wait_for(PWR_VOSR, VOSR_BOOSTRDY, VOSR_BOOSTRDY))
-        return false;
     change(RCC_CR, CR_PLL1ON, CR_PLL1ON);
     if (!wait_for(RCC_CR, CR_PLL1RDY, CR_PLL1RDY))
+        return false;
+    if (!wait_for(PWR_VOSR, VOSR_BOOSTRDY, VOSR_BOOSTRDY)) /* above 55 MHz (10.5.4) */
         return false;
     change(FLASH_ACR, ACR_MASK, ACR_PREFETCH | ACR_4_WAIT_STATES);
     if (!wait_for(FLASH_ACR, ACR_LATENCY_MASK, ACR_4_WAIT_STATES))

@@ -44,6 +44,7 @@ static void stop_pll(void)
     wait_for(RCC_CR, CR_PLLRDY, 0);
 }
 
+/* Between the PLL's start and the switch to it (RM0390 5.1.4, RM0385 4.1.4). */
 static bool start_overdrive(void)
 {
     enable(RCC_APB1ENR, APB1ENR_PWREN);

@@ -20,6 +20,9 @@
 #define ISR_TXE (1u << 7)
 #define ICR_ORECF (1u << 3)
 
+_Static_assert(UART_DIVIDER_UNIT == 1u || (uint64_t)CORE_HZ * UART_DIVIDER_UNIT / UART_BAUD < 1u << 20,
+               "the divider of an LPUART has 20 bits");
+
 /* The divider counts clocks in a USART, where UART_DIVIDER_UNIT is 1, and 256ths of one in an LPUART. */
 void uart_init(uint32_t clock_hz, uint32_t baud)
 {
