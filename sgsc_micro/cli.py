@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from sgsc_micro import __version__
 from sgsc_micro.compilation import STAGES as COMPILATION
@@ -22,6 +21,7 @@ from sgsc_micro.preserve_cli import preserve
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
+from sgsc_micro.targets_cli import doctor, targets
 from sgsc_micro.terminal import OUTPUT, PROJECT, console, project_folder, reports_errors
 from sgsc_micro.verification import Verification, write_build_report
 
@@ -39,7 +39,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
 
 
-main.add_command(preserve)
+for command in (preserve, targets, doctor):
+    main.add_command(command)
 
 
 @main.command()
@@ -132,32 +133,3 @@ def init(folder: Path) -> None:
                 raise SgscError(f"{folder / path.name}: there already", hint="choose an empty folder")
             shutil.copy(path, folder / path.name)
     console.print(f"wrote {folder / FILE_NAME}; next: sgsc build --project {folder} --target qemu-m4")
-
-
-@main.command()
-@reports_errors
-def targets() -> None:
-    """List what firmware can be built for."""
-    from sgsc_micro.targets import list_targets
-
-    table = Table("target", "also", "flash", "RAM", "twin", "description", box=None, pad_edge=False)
-    for target in list_targets():
-        board = target.board
-        sizes = [f"{memory.bytes // 1024:,} kB" for memory in (board.flash, board.ram)] if board else ["", ""]
-        twin = board.emulator.machine if board and board.emulator else ""
-        table.add_row(target.name, ", ".join(target.aliases), *sizes, twin, target.description)
-    console.print(table)
-
-
-@main.command()
-@reports_errors
-def doctor() -> None:
-    """Say what this machine has, and which package brings what it lacks."""
-    from sgsc_micro.device.doctor import checks
-
-    found = checks()
-    table = Table("", "what", "found", "to do", box=None, pad_edge=False)
-    for check in found:
-        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, check.detail, check.hint)
-    console.print(table)
-    sys.exit(not all(check.ok for check in found))
