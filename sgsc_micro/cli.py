@@ -45,7 +45,7 @@ for command in (preserve, targets, doctor):
 
 @main.command()
 @PROJECT
-@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`, or a .toml file of your own.")
 @OUTPUT
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @click.option("--resume", is_flag=True, help="Only go on with what was begun; refuse to start anew.")
@@ -69,7 +69,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, resum
 
 @main.command(name="compile")
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`, or a .toml file of your own.")
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
 @click.option(
     "--optimize",
