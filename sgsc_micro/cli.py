@@ -9,7 +9,6 @@ import warnings
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from sgsc_micro import __version__
 from sgsc_micro.compilation import STAGES as COMPILATION
@@ -23,6 +22,7 @@ from sgsc_micro.preserve_cli import preserve
 from sgsc_micro.project import FILE_NAME, example_dir, load_project
 from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
+from sgsc_micro.targets_cli import doctor, targets
 from sgsc_micro.terminal import BUILD_FOLDER, OUTPUT, PROJECT, console, project_folder, reports_errors
 from sgsc_micro.verification import Verification, write_build_report
 
@@ -39,13 +39,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
 
 
-main.add_command(preserve)
-main.add_command(monitor)
+for command in (preserve, monitor, targets, doctor):
+    main.add_command(command)
 
 
 @main.command()
 @PROJECT
-@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`, or a .toml file of your own.")
 @OUTPUT
 @click.option("--until", type=click.Choice(STAGES), default=STAGES[-1], help="Stop after this stage.")
 @click.option("--resume", is_flag=True, help="Only go on with what was begun; refuse to start anew.")
@@ -69,7 +69,7 @@ def build(folder: Path | None, target_name: str, output: Path, until: str, resum
 
 @main.command(name="compile")
 @click.argument("model", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`.")
+@click.option("--target", "target_name", required=True, help="A name of `sgsc targets`, or a .toml file of your own.")
 @click.option("--output", "-o", "folder", type=click.Path(path_type=Path), required=True, help="Where it goes.")
 @click.option(
     "--optimize",
@@ -133,32 +133,3 @@ def init(folder: Path) -> None:
                 raise SgscError(f"{folder / path.name}: there already", hint="choose an empty folder")
             shutil.copy(path, folder / path.name)
     console.print(f"wrote {folder / FILE_NAME}; next: sgsc build --project {folder} --target qemu-m4")
-
-
-@main.command()
-@reports_errors
-def targets() -> None:
-    """List what firmware can be built for."""
-    from sgsc_micro.targets import list_targets
-
-    table = Table("target", "also", "flash", "RAM", "twin", "description", box=None, pad_edge=False)
-    for target in list_targets():
-        board = target.board
-        sizes = [f"{memory.bytes // 1024:,} kB" for memory in (board.flash, board.ram)] if board else ["", ""]
-        twin = board.emulator.machine if board and board.emulator else ""
-        table.add_row(target.name, ", ".join(target.aliases), *sizes, twin, target.description)
-    console.print(table)
-
-
-@main.command()
-@reports_errors
-def doctor() -> None:
-    """Say what this machine has, and which package brings what it lacks."""
-    from sgsc_micro.device.doctor import checks
-
-    found = checks()
-    table = Table("", "what", "found", "to do", box=None, pad_edge=False)
-    for check in found:
-        table.add_row("[green]ok[/]" if check.ok else "[red]missing[/]", check.name, check.detail, check.hint)
-    console.print(table)
-    sys.exit(not all(check.ok for check in found))

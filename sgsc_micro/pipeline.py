@@ -57,7 +57,7 @@ class Build:
     project: Project
     target: Target
     target_name: str
-    """As the user wrote it: names the folder."""
+    """As the user wrote it: names the folder; where it is a file, the file's name."""
     root: Path
     progress: Progress
     resume: bool = False
@@ -71,7 +71,8 @@ class Build:
     @property
     def folder(self) -> Path:
         """What does."""
-        return self.root / f"{self.project.name}-{self.target_name}"
+        name = self.target.name if self.target_name.endswith(".toml") else self.target_name
+        return self.root / f"{self.project.name}-{name}"
 
     def run(self, until: str, port: str | None = None) -> dict[str, Any] | None:
         """Every stage up to ``until``; the certificate, where it was reached.

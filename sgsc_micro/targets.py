@@ -123,15 +123,20 @@ def load_target(name: str) -> Target:
 
     Raises SgscError naming the near ones if there is none, or the file and key that is wrong.
     """
+    return read_target(target_file(name))
+
+
+def target_file(name: str) -> Path:
+    """The file that ``load_target`` reads; SgscError naming the near ones if there is none."""
     if name.endswith(".toml"):
-        return read_target(Path(name).resolve())
-    targets = list_targets()
-    by_name = {known: target for target in targets for known in (target.name, *target.aliases)}
-    if name in by_name:
-        return by_name[name]
-    near = difflib.get_close_matches(name, by_name, n=3, cutoff=0.5)
+        return Path(name).resolve()
+    files = {target.name: data_dir("targets") / f"{target.name}.toml" for target in list_targets()}
+    files |= {alias: files[target.name] for target in list_targets() for alias in target.aliases}
+    if name in files:
+        return files[name]
+    near = difflib.get_close_matches(name, files, n=3, cutoff=0.5)
     guess = f"did you mean {' or '.join(near)}? " if near else ""
-    raise SgscError(f"no target {name!r}", hint=f"{guess}There are {', '.join(sorted(by_name))}")
+    raise SgscError(f"no target {name!r}", hint=f"{guess}There are {', '.join(sorted(files))}")
 
 
 @functools.cache

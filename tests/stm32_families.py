@@ -7,12 +7,12 @@ from tests.stm32_model import Family, Registers, State
 MHZ = 1_000_000
 
 
-def _divider(field: int) -> int:
+def divider(field: int) -> int:
     """PPRE and its like: below 4 by 1, then 2, 4, 8, 16."""
     return 1 if field < 4 else 2 << field - 4
 
 
-def _wait_states(hclk: float, step: float) -> int:
+def wait_states(hclk: float, step: float) -> int:
     """How many the flash needs: each ``step`` Hz of clock one more."""
     return -(-int(hclk) // int(step)) - 1
 
@@ -41,13 +41,13 @@ class F4(Family):
         vco = vco_in * read.bits(self.PLLCFGR, 6, 511)
         pll = vco / (2 * read.bits(self.PLLCFGR, 16, 3) + 2)
         core = {0: 16 * MHZ, 2: pll}[read.bits(self.CFGR, 2, 3)]
-        apb1, apb2 = (core / _divider(read.bits(self.CFGR, shift, 7)) for shift in (10, 13))
+        apb1, apb2 = (core / divider(read.bits(self.CFGR, shift, 7)) for shift in (10, 13))
         drive = read.bit((self.PWR + 4, 17)) and read.bit((self.PWR + 4, 16))
         limits = [
             ("the core's clock", core, 0, self.most if drive else min(self.most, self.overdrive_hz)),
             ("APB1", apb1, 0, self.apb1_most),
             ("APB2", apb2, 0, self.apb2_most),
-            ("wait states", read.bits(self.FLASH, 0, 15), _wait_states(core, self.wait_hz), 15),
+            ("wait states", read.bits(self.FLASH, 0, 15), wait_states(core, self.wait_hz), 15),
         ]
         if read.bit((self.CR, 24)):
             limits += [
@@ -87,11 +87,11 @@ class F1(Family):
         source = crystal if read.bit((self.CFGR, 16)) else 4 * MHZ
         pll = source * (read.bits(self.CFGR, 18, 15) + 2)
         core = {0: 8 * MHZ, 2: pll}[read.bits(self.CFGR, 2, 3)]
-        apb1, apb2 = (core / _divider(read.bits(self.CFGR, shift, 7)) for shift in (8, 11))
+        apb1, apb2 = (core / divider(read.bits(self.CFGR, shift, 7)) for shift in (8, 11))
         limits = [
             ("the core's clock", core, 8 * MHZ, 72 * MHZ),
             ("APB1", apb1, 0, 36 * MHZ),
-            ("wait states", read.bits(self.FLASH, 0, 7), _wait_states(core, 24 * MHZ), 2),
+            ("wait states", read.bits(self.FLASH, 0, 7), wait_states(core, 24 * MHZ), 2),
         ]
         if read.bits(self.CFGR, 2, 3) == 2:
             limits.append(("PLL ready", read.bit((self.CR, 25)), 1, 1))

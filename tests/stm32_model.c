@@ -1,4 +1,4 @@
-/* Registers as a table on the host: each access first reports what the one before has changed. */
+/* Registers as a table on the host: each access first reports what the one before has changed. Flags come some accesses late. */
 #include <stdint.h>
 #include <stdlib.h>
 
@@ -6,11 +6,17 @@
 #include "cortex_m.h"
 
 #define SLOTS 256u
+#define LATE 3u /* accesses */
 
 static struct slot {
     uint32_t address, value, seen;
 } slots[SLOTS];
 static uint32_t used;
+static struct flag {
+    uint32_t address, mask, value;
+    uint64_t due;
+} flags[SLOTS];
+static uint32_t waiting;
 static void (*report)(uint32_t address, uint32_t old, uint32_t value);
 
 uint64_t model_accesses;
@@ -48,16 +54,42 @@ void model_settle(void)
     }
 }
 
+void model_later(uint32_t address, uint32_t mask, uint32_t value)
+{
+    uint32_t i = 0;
+    while (i < waiting && (flags[i].address != address || flags[i].mask != mask))
+        i++;
+    if (i == SLOTS)
+        abort();
+    flags[i] = (struct flag){address, mask, value, model_accesses + LATE};
+    waiting += i == waiting;
+}
+
+static void raise_flags(void)
+{
+    uint32_t left = 0;
+    for (uint32_t i = 0; i < waiting; ++i)
+        if (flags[i].due > model_accesses) {
+            flags[left++] = flags[i];
+        } else {
+            struct slot *slot = find(flags[i].address);
+            slot->value = (slot->value & ~flags[i].mask) | flags[i].value;
+        }
+    waiting = left;
+}
+
 volatile uint32_t *model_register(uint32_t address)
 {
     model_settle();
     model_accesses++;
+    raise_flags();
+    model_settle();
     return &find(address)->value;
 }
 
 void model_start(void (*changed)(uint32_t, uint32_t, uint32_t))
 {
-    used = 0;
+    used = waiting = 0;
     model_accesses = 0;
     report = changed;
 }

@@ -18,12 +18,13 @@ from sgsc_micro.targets import Board
 
 TEMPLATES = data_dir("firmware_templates") / "bare_metal"
 MODEL = Path(__file__).with_suffix(".c")
-CORTEX_M = """
+CORTEX_M = """#pragma once
 #include <stdint.h>
 volatile uint32_t *model_register(uint32_t address);
 #define REGISTER(address) (*model_register(address))
 static inline void barrier(void) {}
 """
+CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)
 Bit = tuple[int, int]
 """Address and number."""
 
@@ -59,6 +60,8 @@ class Family:
     """Peripherals by address, and the bit without which writes to them are lost."""
     frozen: tuple[tuple[int, int, Bit], ...] = ()
     """Register, mask and the bit that must be off while these bits change."""
+    settled: tuple[tuple[int, int, Bit], ...] = ()
+    """Register, mask and the flag that must be on before these bits change."""
 
     def state(self, read: Registers) -> State:
         """What ``read`` holds means this."""
@@ -92,11 +95,13 @@ class Registers:
 
     def run(self, reset: dict[int, int], baud: int) -> Clocks:
         """From the registers ``reset`` to a UART that is set up."""
-        callback = ctypes.CFUNCTYPE(None, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint32)(self._changed)
-        self.library.model_start(callback)
+        self._callback = CALLBACK(self._changed)  # the library goes on to call it
+        self.library.model_start(self._callback)
         write_only = dict.fromkeys(self.family.write_only, 2**32 - 1)
         for address, value in {**write_only, **dict(self.family.reset), **reset}.items():
             self[address] = value
+        for flag in self.broken:
+            self._put(flag, 0)
         self.library.chip_init.restype = Clocks
         clocks: Clocks = self.library.chip_init()
         self.library.uart_init(clocks.uart_hz, baud)
@@ -118,16 +123,24 @@ class Registers:
         for register, mask, off in family.frozen:
             if address == register and (old ^ value) & mask and self.bit(off):
                 self.faults.append(f"{address:#x} is changed while it is in use: {old:#x} to {value:#x}")
+        for register, mask, on in family.settled:
+            if address == register and (old ^ value) & mask and not self.bit(on):
+                self.faults.append(f"{address:#x} is changed before it has settled: {old:#x} to {value:#x}")
         for request, flag in family.ready:
             if address == request[0] and flag not in self.broken:
-                self._put(flag, self.bit(request))
+                self.later(flag, 1, self.bit(request))
         register, shift, mask = family.switch
         if address == register and (register, shift) not in self.broken:
-            self[address] = self[address] & ~(mask << shift) | (self[address] & mask) << shift
+            self.later((register, shift), mask, self[address] & mask)
         family.written(self, address, value)
         for what, amount, low, high in family.state(self).limits:
             if not low <= amount <= high:
                 self.faults.append(f"{what} is {amount:,}, not {low:,} to {high:,}, after {address:#x} = {value:#x}")
+
+    def later(self, where: Bit, mask: int, value: int) -> None:
+        """The field of ``mask`` at ``where`` follows, some accesses from now."""
+        address, shift = where
+        self.library.model_later(address, mask << shift, value << shift)
 
     def _put(self, where: Bit, value: int) -> None:
         address, number = where

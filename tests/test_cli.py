@@ -16,9 +16,9 @@ import pytest
 import torch
 
 from sgsc_micro.files import locked
+from sgsc_micro.firmware import read_image
 from sgsc_micro.project import example_dir, line_of
 from sgsc_micro.stages import run_stage
-from sgsc_micro.targets import load_target
 from sgsc_micro.terminal import project_folder
 from tests.conftest import ROOT, build_project, edit, fails, sgsc
 
@@ -319,16 +319,32 @@ def test_a_training_script_that_fails_shows_its_words_and_leaves_no_checkpoint(u
     assert not list(project.glob("*.pt")) and not list(project.glob(".*.pt"))
 
 
-def test_a_network_that_does_not_fit_says_by_how_much_and_what_dominates(
-    project: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = load_target("stm32")
-    board = target.require_board()
-    small = board.model_copy(update={"flash": board.flash.model_copy(update={"bytes": 2048})})
-    monkeypatch.setattr("sgsc_micro.cli.load_target", lambda _: target.model_copy(update={"board": small}))
-    done = build_project(project, target="stm32")
-    fails(done, "does not fit nucleo-f446re: flash is", "bytes too small", "of 2,048; code", "make the code smaller")
-    assert not (project / "build" / "tiny-stm32" / "firmware").exists()
+@pytest.fixture
+def boards(tmp_path: Path) -> Path:
+    """Boards of one's own: mine.toml, what it inherits beside it, which inherits one that ships; and a smaller one."""
+    folder = tmp_path / "boards"
+    folder.mkdir()
+    texts = {
+        "_lab": 'inherits = "nucleo-f446re"\nboard.stack_bytes = 2048\n',
+        "mine": 'inherits = "_lab"\nboard.ram.bytes = 0x4000\n',
+        "small": 'inherits = "mine"\nboard.flash.bytes = 2048\n',
+        "lost": 'inherits = "_lob"\n',
+    }
+    for name, text in texts.items():
+        (folder / f"{name}.toml").write_text(f'description = "Board {name}"\n{text}')
+    return folder
+
+
+def test_a_board_of_one_s_own_is_a_file_and_says_what_does_not_fit_it(project: Path, boards: Path) -> None:
+    done = build_project(project, "--until", "firmware", target=str(boards / "mine.toml"))
+    assert done.exit_code == 0, done.output
+    image = read_image(project / "build" / "tiny-mine" / "firmware")
+    assert image.sizes.stack == 2048 and image.sizes.ram_total <= 0x4000
+    done = build_project(project, target=str(boards / "small.toml"))
+    fails(done, "does not fit small: flash is", "bytes too small", "of 2,048; code", "make the code smaller")
+    assert not (project / "build" / "tiny-small" / "firmware").exists()
+    done = build_project(project, target=str(boards / "lost.toml"))
+    fails(done, "lost.toml: inherits: no target '_lob'", "did you mean _lab")
 
 
 @pytest.mark.parametrize(

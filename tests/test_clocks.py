@@ -11,6 +11,7 @@ import pytest
 from sgsc_micro.targets import list_targets, load_target
 from tests.stm32_families import F1, F4, F407, MHZ
 from tests.stm32_model import Bit, Clocks, Family, Registers, compile_board, wait_flags
+from tests.stm32_newer import CCR, F7, G0, H7, H7Y, L4, M7, U5
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no host compiler")
 
@@ -41,6 +42,62 @@ BOARDS = {
     "stm32f4-discovery": Facts(F407, 168 * MHZ, 16 * MHZ, "PA2", "PA3", 7, 38, ((F4.CR, 0x3000083), (F4.CFGR, 0xA))),
     "bluepill-f103": Facts(
         F1, 72 * MHZ, 8 * MHZ, "PA9", "PA10", 0, 37, ((F1.CR, 0x3000083), (F1.CFGR, 0x10000A), (F1.FLASH, 0x31))
+    ),
+    "nucleo-f746zg": Facts(F7, 216 * MHZ, 16 * MHZ, "PD8", "PD9", 7, 39, ((F7.CR, 0x3000083), (F7.CFGR, 0xA))),
+    "nucleo-h743zi": Facts(
+        H7,
+        480 * MHZ,
+        64 * MHZ,
+        "PD8",
+        "PD9",
+        7,
+        39,
+        (
+            (H7.CR, 0x3000025),
+            (H7.CFGR, 0x1B),
+            (H7.DIVR, 0x101065F),
+            (H7.RCC + 0x2C, 0x1FF0004),
+            (H7.PWR + 0x18, 0x6000),
+        ),
+    ),
+    "nucleo-l4r5zi": Facts(
+        L4,
+        120 * MHZ,
+        4 * MHZ,
+        "PG7",
+        "PG8",
+        8,
+        70,
+        ((L4.CR, 0x3000580), (L4.CFGR, 0xF), (L4.PLLCFGR, 0x3001412), (L4.FLASH, 0x604)),  # MSI is off
+        256,
+    ),
+    "nucleo-u575zi-q": Facts(
+        U5,
+        160 * MHZ,
+        4 * MHZ,
+        "PA9",
+        "PA10",
+        7,
+        61,
+        (  # MSIS is off, at 48 MHz
+            (U5.CR, 0x3000530),
+            (U5.CFGR, 0xF),
+            (U5.RCC + 8, 0x800000),
+            (U5.VOSR, 0x7C000),
+            (U5.PLLCFGR, 0x41302),
+            (U5.DIVR, 0x101024F),
+            (U5.FLASH, 4),
+        ),
+    ),
+    "nucleo-g071rb": Facts(
+        G0,
+        64 * MHZ,
+        16 * MHZ,
+        "PA2",
+        "PA3",
+        1,
+        28,
+        ((G0.CR, 0x3000500), (G0.CFGR, 0x12), (G0.PLLCFGR, 0x70000802), (G0.FLASH, 0x40601)),
     ),
 }
 
@@ -128,3 +185,24 @@ def test_the_model_sees_a_clock_too_fast_for_its_wait_states(libraries: Librarie
         registers = Registers(libraries["nucleo-f446re"], slower())
         registers.run({}, 115_200)
         assert registers.faults
+
+
+@pytest.mark.parametrize("name", [name for name, facts in BOARDS.items() if issubclass(facts.family, M7)])
+def test_caches_are_on(libraries: Libraries, name: str) -> None:
+    _, registers, _ = run(libraries, name)
+    assert registers.bits(CCR, 16, 3) == 3
+
+
+def test_older_silicon_runs_as_fast_as_it_may(libraries: Libraries) -> None:
+    registers = Registers(libraries["nucleo-h743zi"], H7Y())
+    clocks = registers.run({}, 115_200)
+    assert_sound("nucleo-h743zi", BOARDS["nucleo-h743zi"], registers, clocks, 400 * MHZ)
+
+
+def test_an_overrun_does_not_interrupt_for_ever(libraries: Libraries) -> None:
+    _, registers, _ = run(libraries, "nucleo-g071rb")
+    base = load_target("nucleo-g071rb").require_board().defines["UART_BASE"]
+    registers[base + 0x1C], registers[base + 0x24] = 1 << 5 | 1 << 3, 0x5A
+    registers.library.uart_interrupt()
+    assert registers[base + 0x20] == 1 << 3
+    assert ctypes.c_uint32.in_dll(registers.library, "model_received").value & 0xFF == 0x5A

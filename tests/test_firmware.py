@@ -5,13 +5,11 @@ from __future__ import annotations
 import dataclasses
 import random
 import shutil
-import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from elftools.elf.elffile import ELFFile
 
 from sgsc_micro.device import Device, LinkError, RunResult, connect, emulate
 from sgsc_micro.errors import SgscError
@@ -129,30 +127,6 @@ def test_an_image_too_large_for_a_small_twin_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SgscError, match=r"takes 8,\d{3} bytes of RAM, .* stm32vldiscovery, has 8,192"):
         with connect(target, image):
             pass
-
-
-@pytest.mark.parametrize("target", [t for t in list_targets() if t.board and t not in TWINS], ids=lambda t: t.name)
-def test_a_board_without_a_twin_has_its_firmware(target: Target, tmp_path: Path) -> None:
-    """It compiles without a warning, and the UART's interrupt is in its vector table."""
-    library = write_library(tmp_path / "library")
-    image = build_firmware(target, library.folder, tmp_path / "firmware")
-    board = target.require_board()
-    assert image.sizes.ram_total <= board.ram.bytes and image.sizes.flash_total <= board.flash.bytes
-    vectors = struct.unpack_from(f"<{17 + board.defines['UART_IRQ']}I", image.binary.read_bytes())
-    assert vectors[0] == board.ram.origin + board.stack_bytes
-    flash = range(board.flash.origin, board.flash.origin + image.sizes.flash_total)
-    for index in (1, 2, 3, 15, 16 + board.defines["UART_IRQ"]):
-        assert vectors[index] % 2 == 1 and vectors[index] in flash
-    symbols = symbols_of(image.elf)
-    assert vectors[-1] == symbols["uart_interrupt"] and vectors[1] == symbols["reset_handler"]
-    with pytest.raises(SgscError, match="no emulated twin"), connect(target, image):
-        pass
-
-
-def symbols_of(elf: Path) -> dict[str, int]:
-    with elf.open("rb") as stream:
-        table = ELFFile(stream).get_section_by_name(".symtab")
-        return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 
 def test_an_image_may_lie_in_a_folder_with_a_comma(built: Built, tmp_path: Path) -> None:

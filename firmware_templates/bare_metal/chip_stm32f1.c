@@ -1,5 +1,5 @@
-/* STM32F103 (ST RM0008): CORE_HZ from an 8 MHz crystal, the UART's pins. Where crystal or PLL do not come up (QEMU models no
- * RCC) everything stays on the 8 MHz of HSI. */
+/* STM32F103 (ST RM0008, 3.3.3 for the flash, chapters 7 for RCC, 9 for GPIO): CORE_HZ from an 8 MHz crystal, the UART's pins. Where
+ * crystal or PLL do not come up (QEMU models no RCC) everything stays on the 8 MHz of HSI. */
 #include "board.h"
 #include "stm32.h"
 
@@ -37,7 +37,6 @@ _Static_assert(CORE_HZ > 48000000u && CORE_HZ <= 72000000u && CORE_HZ % HSE_HZ =
 #define CR_ALTERNATE_PUSH_PULL 11u /* 50 MHz */
 #define CR_INPUT_PULLED 8u         /* up or down as the output bit says */
 
-/* To where a reset leaves the clocks: a boot ROM may have started a PLL, and one that runs cannot be set. */
 static void stop_pll(void)
 {
     change(RCC_CR, CR_HSION, CR_HSION);
@@ -72,12 +71,8 @@ static void pin_mode(uint32_t port, uint32_t pin, uint32_t mode)
 struct clocks chip_init(void)
 {
     const uint32_t port = GPIOA + UART_PORT * GPIO_PORT_BYTES;
-    struct clocks clocks = {.core_hz = CORE_HZ, .uart_hz = UART_BASE < APB2_BASE ? CORE_HZ / 2u : CORE_HZ};
-    stop_pll();
-    if (!start_pll()) {
-        stop_pll();
-        clocks.core_hz = clocks.uart_hz = HSI_HZ;
-    }
+    const struct clocks full = {.core_hz = CORE_HZ, .uart_hz = UART_BASE < APB2_BASE ? CORE_HZ / 2u : CORE_HZ};
+    const struct clocks clocks = start_clocks(stop_pll, start_pll, full, HSI_HZ);
     enable(RCC_APB2ENR, APB2ENR_IOPAEN + UART_PORT);
     enable(UART_ENABLE, UART_ENABLE_BIT);
     REGISTER(port + GPIO_BSRR) = 1u << UART_RX; /* up: an unconnected line is idle */

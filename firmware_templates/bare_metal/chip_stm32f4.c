@@ -1,89 +1,16 @@
-/* STM32F405/407 (ST RM0090) and F446 (RM0390): CORE_HZ from the internal oscillator, above 168 MHz with over-drive.
- * Where that does not come up (QEMU models no RCC) everything stays on the 16 MHz of HSI. */
+/* STM32F405/407 (ST RM0090, chapters 3 for the flash, 5 for PWR, 7 for RCC) and F446 (RM0390: 3, 5, 6). Where full speed does not come
+ * up (QEMU models no RCC) everything stays on the 16 MHz of HSI. */
 #include "board.h"
-#include "stm32_gpio.h"
 
-#define RCC_CR 0x40023800u
-#define RCC_PLLCFGR 0x40023804u
-#define RCC_CFGR 0x40023808u
-#define RCC_AHB1ENR 0x40023830u
-#define RCC_APB1ENR 0x40023840u
-#define FLASH_ACR 0x40023C00u
-#define PWR_CR 0x40007000u
-#define PWR_CSR 0x40007004u
-#define GPIOA 0x40020000u
+#define PLL_Q 8u
+#define OVERDRIVE_HZ 168000000u /* the F446's limit without it; the others have none */
+#define WAIT_STATES 5u          /* 150 to 180 MHz at 2.7 V and above */
+#define FLASH_ACR_ON (7u << 8)  /* prefetch, both caches */
+_Static_assert(CORE_HZ > 150000000u && CORE_HZ <= 180000000u && CORE_HZ % 1000000u == 0, "wait states are for these");
 
-#define HSI_HZ 16000000u
-#define OVERDRIVE_HZ 168000000u /* the F446's limit without it */
-_Static_assert(CORE_HZ >= 150000000u && CORE_HZ <= 180000000u && CORE_HZ % 2000000u == 0, "5 wait states are for these");
-
-#define CR_HSION (1u << 0)
-#define CR_PLLON (1u << 24)
-#define CR_PLLRDY (1u << 25)
-/* HSI / 8 = 2 MHz in, times N = 2 CORE_HZ, P: / 2; Q = 8 keeps the unused 48 MHz output below that; R = 2 (F446). */
-#define PLLCFGR_CORE_HZ (8u | CORE_HZ / 1000000u << 6 | 0u << 16 | 8u << 24 | 2u << 28)
-#define CFGR_APB1_DIV4 (5u << 10) /* at most 45 MHz */
-#define CFGR_APB2_DIV2 (4u << 13) /* at most 90 MHz */
-#define CFGR_SW_PLL 2u
-#define CFGR_SWS_MASK (3u << 2)
-#define CFGR_SWS_HSI (0u << 2)
-#define CFGR_SWS_PLL (2u << 2)
-#define ACR_5_WAIT_STATES 5u /* above 150 MHz at 2.7 V and above */
-#define ACR_LATENCY_MASK 15u
-#define ACR_PREFETCH_AND_CACHES (7u << 8)
-#define APB1ENR_PWREN 28u
-#define CR_ODEN (1u << 16)
-#define CR_ODSWEN (1u << 17)
-#define CSR_ODRDY (1u << 16)
-#define CSR_ODSWRDY (1u << 17)
-
-/* To where a reset leaves the clocks: a boot ROM may have started a PLL, and one that runs cannot be set. */
-static void stop_pll(void)
-{
-    change(RCC_CR, CR_HSION, CR_HSION);
-    REGISTER(RCC_CFGR) = 0;
-    wait_for(RCC_CFGR, CFGR_SWS_MASK, CFGR_SWS_HSI);
-    change(RCC_CR, CR_PLLON, 0);
-    wait_for(RCC_CR, CR_PLLRDY, 0);
-}
-
-static bool start_overdrive(void)
-{
-    enable(RCC_APB1ENR, APB1ENR_PWREN);
-    change(PWR_CR, CR_ODEN, CR_ODEN);
-    if (!wait_for(PWR_CSR, CSR_ODRDY, CSR_ODRDY))
-        return false;
-    change(PWR_CR, CR_ODSWEN, CR_ODSWEN);
-    return wait_for(PWR_CSR, CSR_ODSWRDY, CSR_ODSWRDY);
-}
-
-/* The regulator's reset state (scale 1) is the one that these clocks ask for. */
-static bool start_pll(void)
-{
-    REGISTER(RCC_PLLCFGR) = PLLCFGR_CORE_HZ;
-    change(RCC_CR, CR_PLLON, CR_PLLON);
-    if (!wait_for(RCC_CR, CR_PLLRDY, CR_PLLRDY))
-        return false;
-    if (CORE_HZ > OVERDRIVE_HZ && !start_overdrive())
-        return false;
-    REGISTER(FLASH_ACR) = ACR_PREFETCH_AND_CACHES | ACR_5_WAIT_STATES;
-    if (!wait_for(FLASH_ACR, ACR_LATENCY_MASK, ACR_5_WAIT_STATES))
-        return false;
-    REGISTER(RCC_CFGR) = CFGR_APB1_DIV4 | CFGR_APB2_DIV2 | CFGR_SW_PLL;
-    return wait_for(RCC_CFGR, CFGR_SWS_MASK, CFGR_SWS_PLL);
-}
+#include "stm32_rcc_f4.h"
 
 struct clocks chip_init(void)
 {
-    struct clocks clocks = {.core_hz = CORE_HZ, .uart_hz = UART_BASE < APB2_BASE ? CORE_HZ / 4u : CORE_HZ / 2u};
-    stop_pll();
-    if (!start_pll()) {
-        stop_pll();
-        clocks.core_hz = clocks.uart_hz = HSI_HZ;
-    }
-    enable(RCC_AHB1ENR, UART_PORT);
-    enable(UART_ENABLE, UART_ENABLE_BIT);
-    pin_to_peripheral(GPIOA + UART_PORT * GPIO_PORT_BYTES, UART_TX, UART_AF);
-    pin_to_peripheral(GPIOA + UART_PORT * GPIO_PORT_BYTES, UART_RX, UART_AF);
-    return clocks;
+    return start_f4();
 }

@@ -30,4 +30,15 @@ static inline void enable(uint32_t address, uint32_t bit)
     (void)REGISTER(address);
 }
 
+/* Full speed, or what a reset gives. `stop` goes there: a boot ROM may have started a PLL, and one that runs cannot be set. */
+static inline struct clocks start_clocks(void (*stop)(void), bool (*start)(void), struct clocks full, uint32_t reset_hz)
+{
+    const struct clocks slow = {.core_hz = reset_hz, .uart_hz = reset_hz};
+    stop();
+    if (start())
+        return full;
+    stop();
+    return slow;
+}
+
 #endif

@@ -2,6 +2,7 @@
 #ifndef STM32_GPIO_H
 #define STM32_GPIO_H
 
+#include "board.h"
 #include "stm32.h"
 
 #define GPIO_PORT_BYTES 0x400u
@@ -20,6 +21,16 @@ static inline void pin_to_peripheral(uint32_t port, uint32_t pin, uint32_t funct
     change(port + GPIO_AFR(pin), 15u << shift, function << shift);
     change(port + GPIO_PUPDR, 3u << 2u * pin, PUPDR_UP << 2u * pin);
     change(port + GPIO_MODER, 3u << 2u * pin, MODER_ALTERNATE << 2u * pin);
+}
+
+/* The board's UART and its pins; `gpioa` is port A's address, bit 0 of `gpio_enable` its clock. */
+static inline void connect_uart(uint32_t gpioa, uint32_t gpio_enable)
+{
+    const uint32_t port = gpioa + UART_PORT * GPIO_PORT_BYTES;
+    enable(gpio_enable, UART_PORT);
+    enable(UART_ENABLE, UART_ENABLE_BIT);
+    pin_to_peripheral(port, UART_TX, UART_AF);
+    pin_to_peripheral(port, UART_RX, UART_AF);
 }
 
 #endif

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import grp
 import os
 import shutil
+import subprocess
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
 
 from serial.tools import list_ports
 
-from sgsc_micro.device.port import PERMISSION_HINT
-from sgsc_micro.firmware.tools import DEBIAN_PACKAGE
-from sgsc_micro.targets import list_targets
+from sgsc_micro.device.probes import find_probes
+from sgsc_micro.firmware import tools
+from sgsc_micro.targets import Target, list_targets
+
+UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
+PROBE_SECONDS = 10.0
+"""How long a program may take to say what it is."""
+
+_FLASHERS = {
+    "openocd": "sudo apt install openocd",
+    "pyocd": "pip install pyocd",
+    "stm32loader": "pip install stm32loader",
+    "west": "pip install west",
+}
+"""What can write a board's flash, and how to get it; which of them a board takes is in its target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,30 +35,122 @@ class Check:
     """One thing that was looked for."""
 
     name: str
-    ok: bool
+    verdict: Literal["ok", "missing", "refused", "optional"]
+    """``refused``: it is there, but not for this user; ``optional``: not there, and not always needed."""
     detail: str
     hint: str = ""
     """What to do where it is not ok."""
 
+    @property
+    def ok(self) -> bool:
+        """There, and usable."""
+        return self.verdict == "ok"
+
+    @property
+    def stands_in_the_way(self) -> bool:
+        """Something that a build or a board needs does not work."""
+        return self.verdict in ("missing", "refused")
+
 
 def checks() -> list[Check]:
-    """One check for each program, then one for each USB serial port that is there."""
-    return [_program(*item) for item in DEBIAN_PACKAGE.items()] + _ports()
+    """The programs that builds need, those that flash, then each USB probe and serial port that is there."""
+    found = [_program(program) for program in tools.DEBIAN_PACKAGE]
+    return found + _libraries() + _machines() + _flashers() + _probes() + _ports()
 
 
-def _program(program: str, package: str) -> Check:
+def programs_for(target: Target) -> list[Check]:
+    """What a build for ``target`` needs, and its twin."""
+    if target.board is None:
+        return [_program(tools.HOST_COMPILER)]
+    wanted = [tools.CROSS_COMPILER, tools.CMAKE, tools.NINJA]
+    return [_program(program) for program in wanted + [tools.QEMU] * (target.board.emulator is not None)]
+
+
+def _program(program: str) -> Check:
     path = shutil.which(program)
-    return Check(program, path is not None, path or "not installed", "" if path else f"sudo apt install {package}")
+    if path is None:
+        return Check(program, "missing", "not installed", f"sudo apt install {tools.DEBIAN_PACKAGE[program]}")
+    return Check(program, "ok", path)
+
+
+def _libraries() -> list[Check]:
+    """The C library, which Debian packs apart from the compiler."""
+    if (compiler := shutil.which(tools.CROSS_COMPILER)) is None:
+        return []
+    name, where = "C library for Arm", _ask(compiler, "-print-file-name=libc.a").strip()
+    if Path(where).is_absolute():
+        return [Check(name, "ok", where)]
+    return [Check(name, "missing", "not installed", "sudo apt install libnewlib-arm-none-eabi")]
+
+
+def _machines() -> list[Check]:
+    """Whether QEMU has the twins' machines."""
+    if (qemu := shutil.which(tools.QEMU)) is None:
+        return []
+    known = {line.split(" ", 1)[0] for line in _ask(qemu, "-machine", "help").splitlines()}
+    twins = {t.board.emulator.machine: t.name for t in list_targets() if t.board and t.board.emulator}
+    if lost := sorted(name for machine, name in twins.items() if machine not in known):
+        return [Check("emulated twins", "missing", f"QEMU has none for {', '.join(lost)}", "install QEMU 7.2 or later")]
+    return [Check("emulated twins", "ok", f"all {len(twins)} machines")]
+
+
+def _ask(*command: str) -> str:
+    """What a program says; nothing where it fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout
+
+
+def _flashers() -> list[Check]:
+    there = {name: shutil.which(name) or (name if find_spec(name) else None) for name in _FLASHERS}
+    return [
+        Check(name, "ok" if path else "optional", path or "not installed", "" if path else _FLASHERS[name])
+        for name, path in there.items()
+    ]
+
+
+def _probes() -> list[Check]:
+    return [
+        Check(
+            probe.kind,
+            "ok" if probe.usable else "refused",
+            f"{probe.usb_id} {probe.serial}".strip() + ("" if probe.usable else ", not for you"),
+            "" if probe.usable else UDEV_HINT,
+        )
+        for probe in find_probes()
+    ]
 
 
 def _ports() -> list[Check]:
-    boards = {usb_id: t.name for t in list_targets() if t.board for usb_id in t.board.serial.usb_ids}
+    boards: dict[str, list[str]] = {}
+    for target in list_targets():
+        for usb_id in target.board.serial.usb_ids if target.board else ():
+            boards.setdefault(usb_id, []).append(target.name)
     found = []
-    for port in list_ports.comports():
+    for port in sorted(list_ports.comports()):
         if port.vid is None:
             continue  # a port of the main board, not of a development board
         usb_id = f"{port.vid:04x}:{port.pid:04x}"
-        usable = os.access(port.device, os.R_OK | os.W_OK)
-        detail = f"{usb_id} {port.description}" + (f", as on {boards[usb_id]}" if usb_id in boards else "")
-        found.append(Check(port.device, usable, detail, "" if usable else PERMISSION_HINT))
-    return found or [Check("serial ports", True, "no USB serial port: boards are emulated")]
+        detail = f"{usb_id} {port.description}" + (f", as on {', '.join(boards[usb_id])}" if usb_id in boards else "")
+        if os.access(port.device, os.R_OK | os.W_OK):
+            found.append(Check(port.device, "ok", detail))
+        else:
+            found.append(Check(port.device, "refused", f"{detail}, not for you", access_hint(Path(port.device))))
+    return found or [Check("serial ports", "ok", "no USB serial port: boards are emulated")]
+
+
+def access_hint(device: Path) -> str:
+    """How this user gets to open a port that it may not: by the group that the port belongs to."""
+    try:
+        status = device.stat()
+        group = grp.getgrgid(status.st_gid)
+    except (OSError, KeyError):
+        return "is it still plugged in?"
+    user = os.environ.get("USER", "$USER")
+    if status.st_mode & 0o060 != 0o060 or group.gr_gid == 0:  # the group may not either, or is root's
+        return f"sudo chmod a+rw {device}, or a udev rule that does it"
+    if user in group.gr_mem:
+        return f"{user} is in the group {group.gr_name} since this session began: log in again"
+    return f"sudo adduser {user} {group.gr_name}, then log in again"
