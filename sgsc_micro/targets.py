@@ -150,6 +150,8 @@ def read_target(path: Path) -> Target:
         if file != path:
             own = {key: value for key, value in own.items() if key not in _OWN}
         _merge(merged, own, file, origins, ())
+    if "name" in merged:
+        raise SgscError(f"{origins['name',]}: name: not a key: a target has its file's name")
     try:
         return Target.model_validate({"name": path.stem, **merged})
     except ValidationError as error:

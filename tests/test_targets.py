@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from sgsc_micro import targets
 from sgsc_micro.errors import SgscError
@@ -93,6 +96,7 @@ def test_unknown_target_lists_the_near_ones_and_all() -> None:
         ("bytes = 0x8_0000", "bytes = 0", r"board\.flash\.bytes"),
         ("0483:374b", "ST-LINK", r"usb_ids"),
         ("aliases = [", "aliases = ", "not TOML"),
+        ("[board]", 'name = "other"\n[board]', "name: not a key: a target has its file's name"),
     ],
 )
 def test_bad_file_is_refused_by_name(own_targets: Path, right: str, wrong: str, complaint: str) -> None:
@@ -156,3 +160,65 @@ def test_a_board_of_one_s_own_is_a_file(tmp_path: Path) -> None:
     assert (target.name, target.require_board().ram.bytes, target.aliases) == ("mine", 0x8000, ())
     with pytest.raises(SgscError, match=r"none\.toml: No such file"):
         load_target(str(tmp_path / "none.toml"))
+
+
+README = data_dir("targets") / "README.md"
+
+
+def keys_of(model: type[BaseModel]) -> set[str]:
+    """Every key that a file may have, in any table."""
+    found = set(model.model_fields)
+    kinds = [field.annotation for field in model.model_fields.values()]
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            found |= keys_of(kind)
+        kinds += get_args(kind)
+    return found
+
+
+def documented() -> tuple[set[str], set[str]]:
+    """The words between backticks of the table of keys: in its first column, and in all of it."""
+    rows = re.findall(r"^\| (.*?) \| (.*) \|$", README.read_text(encoding="utf-8").split("| target |")[0], re.MULTILINE)
+    spans = [[re.findall(r"`(.*?)`", cell) for cell in row] for row in rows]
+    first, rest = ({word for row in spans for span in row[n] for word in re.findall(r"\w+", span)} for n in (0, 1))
+    return first, first | rest
+
+
+def test_the_readme_has_every_key_and_no_other() -> None:
+    keys = keys_of(type(load_target("stm32"))) - {"name"}  # which is the file's
+    assert {"usb_ids", "icount_shift", "origin"} < keys
+    first, every = documented()
+    assert keys <= every, keys - every
+    assert first <= keys | {"inherits"}, first - keys
+
+
+def test_the_readme_has_every_constant_that_a_target_defines_and_the_firmware_asks_for() -> None:
+    sources = "".join(path.read_text() for path in (data_dir("firmware_templates") / "bare_metal").glob("*.[ch]"))
+    used = set(re.findall(r"\b(?:UART_[A-Z_]+|CORE_HZ)\b", sources)) - set(re.findall(r"#define (\w+)", sources))
+    defined = {name for target in list_targets() if target.board for name in target.board.defines}
+    assert defined <= set(re.findall(r"\w+", sources)), "a constant that nothing reads"
+    assert used - {"UART_BAUD"} == defined <= documented()[1]  # UART_BAUD: from [board.serial]
+
+
+def test_the_readme_s_board_is_one(tmp_path: Path) -> None:
+    lines = README.read_text(encoding="utf-8").splitlines()
+    (tmp_path / "mine.toml").write_text("\n".join(line[4:] for line in lines if line.startswith("    ")))
+    assert load_target(str(tmp_path / "mine.toml")).require_board().ram.bytes == 0x8000
+
+
+def test_the_readme_lists_every_target_with_its_memory() -> None:
+    rows = dict(re.findall(r"^\| (`.*?) \| (.*) \|$", README.read_text(encoding="utf-8").split("| target |")[1], re.M))
+    names = {re.findall(r"`(.*?)`", cell)[0]: (cell, row) for cell, row in rows.items()}
+    assert set(names) == {target.name for target in list_targets()}
+    for target in list_targets():
+        cell, row = names[target.name]
+        assert all(f"`{alias}`" in cell for alias in target.aliases)
+        if target.board is not None:
+            flash, ram = (_kilobytes(memory.bytes) for memory in (target.board.flash, target.board.ram))
+            assert f"| {flash}, {ram}" in row, row
+            assert (f"`{target.board.emulator.machine}`" if target.board.emulator else "| |") in f"{row} |"
+
+
+def _kilobytes(count: int) -> str:
+    return f"{count >> 20} MB" if count % (1 << 20) == 0 else f"{count >> 10} kB"
