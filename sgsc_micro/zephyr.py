@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import itertools
 import os
@@ -17,6 +16,7 @@ from typing import Literal
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 from sgsc_micro.targets import ZEPHYR, Emulator, Memory, Serial, ZephyrBoard, ZephyrTarget
+from sgsc_micro.zephyr_errors import explain
 
 TEMPLATES = "zephyr"
 """In ``firmware_templates``: ``app`` is the firmware, ``module`` what makes a library a Zephyr module."""
@@ -33,7 +33,6 @@ QEMU_SYSTICK_HZ = {
 
 _DSP = ("CONFIG_CPU_CORTEX_M4", "CONFIG_CPU_CORTEX_M7", "CONFIG_ARMV8_M_DSP")
 _COMPILER_VARIABLES = ("CFLAGS", "LDFLAGS")
-_ERROR_LINES = 15
 
 
 @dataclass(frozen=True)
@@ -95,29 +94,7 @@ def _configure(tree: Tree, board: str, folder: Path) -> None:
     except FileNotFoundError as error:
         raise SgscError("cmake is not installed", hint="sudo apt install cmake") from error
     if result.returncode != 0:
-        said = result.stdout + result.stderr
-        if "Invalid BOARD" in said or "No board named" in said:
-            raise unknown_board(board, said)
-        raise SgscError(f"Zephyr {tree.version} cannot configure {board}:\n{error_lines(said)}")
-
-
-def unknown_board(board: str, said: str) -> SgscError:
-    """The error for a board that is none of those that Zephyr's configuration listed."""
-    known = re.findall(r"^ +([\w/@.-]+)$", said, re.MULTILINE)
-    near = difflib.get_close_matches(board, known, n=3, cutoff=0.5)
-    hint = (
-        f"did you mean {' or '.join(near)}?"
-        if near
-        else "`west boards` lists them; BOARD_ROOT names a folder with more"
-    )
-    return SgscError(f"Zephyr has no board {board!r}", hint=hint)
-
-
-def error_lines(said: str) -> str:
-    """What of a build's output says why it failed."""
-    lines = said.strip().splitlines()
-    found = [line for line in lines if re.search(r"error:|Error|undefined reference", line)]
-    return "\n".join(found[:_ERROR_LINES] or lines[-_ERROR_LINES:])
+        raise explain(board, result.stdout + result.stderr)
 
 
 def parse_config(text: str) -> dict[str, str]:

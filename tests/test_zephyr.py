@@ -1,22 +1,18 @@
-"""Zephyr: what needs no tree is tested always, the firmware on emulated boards where ZEPHYR_BASE is set."""
+"""Zephyr, as far as it needs no tree: what a target is made of, errors. test_zephyr_boards.py has the rest."""
 
 from __future__ import annotations
 
-import os
 import re
-import zlib
 from pathlib import Path
 
 import pytest
 
-from sgsc_micro.codegen.library import ZEPHYR_MODULE, zephyr_files
-from sgsc_micro.device import LinkError, connect
+from sgsc_micro.codegen.library import ZEPHYR_MODULE
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
-from sgsc_micro.firmware import FirmwareImage, build_firmware
 from sgsc_micro.targets import Target, list_targets, load_target
-from sgsc_micro.zephyr import QEMU_SYSTICK_HZ, link_baud, make_target, parse_config, twin_of, unknown_board
-from tests.dummy_library import CRASH, OVERFLOW, SPIN, DummyLibrary, write_library
+from sgsc_micro.zephyr import QEMU_SYSTICK_HZ, link_baud, make_target, parse_config, twin_of
+from sgsc_micro.zephyr_errors import explain
 
 APP = data_dir("firmware_templates") / "zephyr" / "app"
 CONFIG = """
@@ -109,10 +105,54 @@ def test_without_a_tree_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPat
         load_target("zephyr:unbuilt_board")
 
 
-def test_unknown_board_names_the_near_ones() -> None:
-    said = "No board named 'mps2_an38' found.\narm:\n  mps2_an385\n  mps2_an521\n  nucleo_f446re\n"
-    assert "mps2_an385" in str(unknown_board("mps2_an38", said))
-    assert "west boards" in str(unknown_board("zzz", said))
+SAID = {
+    "No board named 'mps2_an38' found.\n\nPlease choose:\narm:\n  mps2_an385\n  nucleo_f446re\n": (
+        "zephyr:b: Zephyr has no such board",
+        "did you mean mps2_an385?",
+    ),
+    "No board named 'zzz' found.\n\nPlease choose:\narm:\n  mps2_an385\n": (
+        "zephyr:b: Zephyr has no such board",
+        "`west boards` lists them; BOARD_ROOT names a folder with more",
+    ),
+    "ld: zephyr.elf section `.arena' will not fit\nld: region `RAM' overflowed by 1234 bytes\n": (
+        "zephyr:b: the network does not fit: RAM is 1,234 bytes too small",
+        "make the network smaller or choose a larger board",
+    ),
+    "CMake Error at zephyr_module.cmake:77:\n  ModuleNotFoundError: No module named 'ruamel.yaml'\n": (
+        "zephyr:b: Zephyr's build needs the Python package ruamel",
+        "pip install -r $ZEPHYR_BASE/scripts/requirements-base.txt",
+    ),
+    "prj.conf:1: warning: attempt to assign the value 'y' to the undefined symbol SGSC_MODEL\n\nerror: Aborting": (
+        "zephyr:b: Zephyr's build finds no modules: west is not installed",
+        "pip install west. `west update` fetches Zephyr's modules; elsewhere ZEPHYR_MODULES names their folders",
+    ),
+    "  Nothing found at GNUARMEMB_TOOLCHAIN_PATH: '/nowhere'\n": (
+        "zephyr:b: GNUARMEMB_TOOLCHAIN_PATH: no toolchain in /nowhere",
+        "it is the folder above its bin",
+    ),
+    '  Could not find a package configuration file provided by "Zephyr-sdk"\n  (requested version 0.15)\n': (
+        "zephyr:b: no toolchain: neither arm-none-eabi-gcc nor a Zephyr SDK is there",
+        "sudo apt install gcc-arm-none-eabi, or name the SDK in ZEPHYR_SDK_INSTALL_DIR",
+    ),
+    "  include could not find requested file:\n\n    /tree/cmake/toolchain/funny/generic.cmake\nCall Stack": (
+        "zephyr:b: ZEPHYR_TOOLCHAIN_VARIANT: Zephyr has no toolchain 'funny'",
+        "gnuarmemb is arm-none-eabi-gcc, zephyr the SDK",
+    ),
+    "b.dts:9:10: fatal error: st/f4/stm32f446r(c-e)tx-pinctrl.dtsi: No such file or directory\n": (
+        "zephyr:b: st/f4/stm32f446r(c-e)tx-pinctrl.dtsi, of one of Zephyr's modules, is not there",
+        "`west update` fetches Zephyr's modules; elsewhere ZEPHYR_MODULES names their folders",
+    ),
+    "[1/9] cc\nmodel.c:3:1: error: expected ';'\nninja: stopped\n": (
+        "firmware for zephyr:b does not build:\nmodel.c:3:1: error: expected ';'",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("said", SAID)
+def test_what_a_failed_build_says_becomes_a_cause_and_what_to_do(said: str) -> None:
+    error = explain("b", said)
+    assert (error.message, error.hint) == SAID[said]
 
 
 def test_the_module_names_its_own_files_and_the_application_its_option() -> None:
@@ -121,7 +161,7 @@ def test_the_module_names_its_own_files_and_the_application_its_option() -> None
     assert entries == {"name": "sgsc_model", "cmake": "zephyr", "kconfig": "zephyr/Kconfig"}
     assert (ZEPHYR_MODULE / entries["cmake"] / "CMakeLists.txt").is_file()
     symbols = re.findall(r"^config (\w+)$", (ZEPHYR_MODULE / entries["kconfig"]).read_text(), re.MULTILINE)
-    assert symbols == ["SGSC_MODEL"]
+    assert symbols[0] == "SGSC_MODEL"
     assert "CONFIG_SGSC_MODEL=y\n" in (APP / "prj.conf").read_text()
 
 
@@ -131,63 +171,3 @@ def test_every_source_that_the_application_names_is_there() -> None:
     assert len(sources) >= 6
     assert all((APP / source).is_file() for source in sources)
     assert {path.name for path in (APP / "src").glob("*.[c]")} == {Path(s).name for s in sources if s.endswith(".c")}
-
-
-def zephyr_library(folder: Path) -> DummyLibrary:
-    library = write_library(folder)
-    for path in zephyr_files():
-        copy = library.folder / path.relative_to(ZEPHYR_MODULE)
-        copy.parent.mkdir(exist_ok=True)
-        copy.write_bytes(path.read_bytes())
-    return library
-
-
-@pytest.fixture(scope="module", params=["mps2_an385", "mps3_an547"])
-def built(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Target, DummyLibrary, FirmwareImage]:
-    if not os.environ.get("ZEPHYR_BASE"):
-        pytest.skip("ZEPHYR_BASE is not set: no Zephyr tree to build with")
-    folder = tmp_path_factory.mktemp(request.param)
-    target, library = load_target(f"zephyr:{request.param}"), zephyr_library(folder / "library")
-    return target, library, build_firmware(target, library.folder, folder / "firmware")
-
-
-@pytest.mark.zephyr
-def test_an_emulated_board_runs_what_was_built(built: tuple[Target, DummyLibrary, FirmwareImage]) -> None:
-    target, library, image = built
-    assert (image.sizes.weights, image.sizes.arena) == (library.weights, library.arena)
-    with connect(target, image) as device:
-        hello = device.hello()
-        assert hello.image_bytes == image.sizes.flash_total == image.binary.stat().st_size
-        assert hello.image_crc32 == zlib.crc32(image.binary.read_bytes())
-        assert hello.stack_bytes == target.require_board().stack_bytes
-        for case in range(20):
-            data = bytes((case * 7 + i) % 251 for i in range(library.size))
-            assert device.run(case, data).output == library.expected(data)
-        counts = [
-            device.run(0, (SPIN + times.to_bytes(4, "little")).ljust(library.size, b"\0")).count for times in (1, 1001)
-        ]
-        assert counts[1] - counts[0] == 2 * 1000
-
-
-@pytest.mark.zephyr
-@pytest.mark.parametrize(("start", "words"), [(CRASH, r"crashed \(exception 6, pc 0x"), (OVERFLOW, "stack overflow")])
-def test_a_crash_is_named_and_the_next_case_runs(
-    built: tuple[Target, DummyLibrary, FirmwareImage], start: bytes, words: str
-) -> None:
-    target, library, image = built
-    with connect(target, image) as device:
-        with pytest.raises(LinkError, match=words):
-            device.run(0, start.ljust(library.size, b"\0"))
-        data = bytes(library.size)
-        assert device.run(1, data).output == library.expected(data)
-
-
-@pytest.mark.zephyr
-def test_same_sources_same_bytes_wherever_they_lie(
-    built: tuple[Target, DummyLibrary, FirmwareImage], tmp_path: Path
-) -> None:
-    target, _, image = built
-    again = build_firmware(target, zephyr_library(tmp_path / "elsewhere").folder, tmp_path / "out")
-    assert again.binary.read_bytes() == image.binary.read_bytes()

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 from pathlib import Path
 
-from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 from sgsc_micro.firmware import tools
 from sgsc_micro.firmware.image import BINARY_NAME, ELF_NAME
 from sgsc_micro.targets import ZephyrBoard
-from sgsc_micro.zephyr import TEMPLATES, error_lines, find_tree
+from sgsc_micro.zephyr import TEMPLATES, find_tree
+from sgsc_micro.zephyr_errors import explain
 
 _KEPT = (".config", "runners.yaml", "zephyr.bin", "zephyr.elf", "zephyr.hex")
 """Of Zephyr's build folder, with its CMakeCache.txt: what ``west flash --skip-rebuild`` reads, beside the image."""
-_OVERFLOW = re.compile(r"region `(\w+)' overflowed by (\d+) bytes")
 
 
 def compile_zephyr(board: ZephyrBoard, library_dir: Path, build: Path) -> Path:
@@ -31,13 +29,7 @@ def compile_zephyr(board: ZephyrBoard, library_dir: Path, build: Path) -> Path:
     for command in (configure, [tools.require(tools.NINJA), "-C", str(place)]):
         result = subprocess.run(command, capture_output=True, text=True, env=tree.environment)
         if result.returncode != 0:
-            said = result.stdout + result.stderr
-            if found := _OVERFLOW.search(said):
-                raise SgscError(
-                    f"the network does not fit zephyr:{name}: {found[1]} is {int(found[2]):,} bytes too small",
-                    hint="make the network smaller or choose a larger board",
-                )
-            raise SgscError(f"firmware for zephyr:{name} does not build:\n{error_lines(said)}")
+            raise explain(name, result.stdout + result.stderr)
     made = build / "made"
     (made / "zephyr").mkdir(parents=True)
     shutil.copy2(place / "zephyr" / "zephyr.elf", made / ELF_NAME)
