@@ -108,6 +108,8 @@ class ZephyrBoard(Board):
 
     zephyr_board: str
     zephyr_version: str
+    configuration: str
+    """Hash of its Kconfig and devicetree, with the firmware's settings: an image of another one is not its own."""
 
 
 class Target(_Table):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir
+from sgsc_micro.files import data_dir, sha256_bytes
 from sgsc_micro.targets import ZEPHYR, Emulator, Memory, Serial, ZephyrBoard, ZephyrTarget
 from sgsc_micro.zephyr_errors import explain
 
@@ -80,9 +81,9 @@ def zephyr_target(board: str) -> ZephyrTarget:
     with tempfile.TemporaryDirectory() as folder:
         _configure(tree, board, Path(folder))
         config = parse_config((Path(folder) / "zephyr" / ".config").read_text(encoding="utf-8"))
-        baud = link_baud((Path(folder) / "zephyr" / "dts.cmake").read_text(encoding="utf-8"))
+        devicetree = (Path(folder) / "zephyr" / "dts.cmake").read_text(encoding="utf-8")
         twin = twin_of((Path(folder) / "twin.txt").read_text(encoding="utf-8"))
-    return make_target(board, tree.version, config, baud, twin)
+    return make_target(board, tree.version, config, devicetree, twin)
 
 
 def _configure(tree: Tree, board: str, folder: Path) -> None:
@@ -126,10 +127,12 @@ def twin_of(qemu_options: str) -> Emulator | None:
     return Emulator(machine=names[0], serial=0, systick_hz=hz, icount_shift=shift)
 
 
-def make_target(board: str, version: str, config: dict[str, str], baud: int, twin: Emulator | None) -> ZephyrTarget:
-    """The target of a board whose configuration is known.
+def make_target(
+    board: str, version: str, config: dict[str, str], devicetree: str, twin: Emulator | None
+) -> ZephyrTarget:
+    """The target of a board whose ``.config`` is known, and the text of its ``dts.cmake``.
 
-    Errors: ``SgscError`` where it is no Cortex-M, or does not run from flash.
+    Errors: ``SgscError`` where it is no Cortex-M, does not run from flash, or has no port for the link.
     """
     if "CONFIG_CPU_CORTEX_M" not in config:
         raise SgscError(f"Zephyr's {board} is no Cortex-M", hint="the firmware runs on Cortex-M alone")
@@ -150,10 +153,11 @@ def make_target(board: str, version: str, config: dict[str, str], baud: int, twi
         board=ZephyrBoard(
             zephyr_board=board,
             zephyr_version=version,
+            configuration=sha256_bytes((json.dumps(config, sort_keys=True) + devicetree).encode()),
             stack_bytes=_number(config, "CONFIG_MAIN_STACK_SIZE"),
             flash=Memory(origin=_number(config, "CONFIG_FLASH_BASE_ADDRESS"), bytes=flash),
             ram=Memory.model_validate(ram),
-            serial=Serial(baud=baud),
+            serial=Serial(baud=link_baud(devicetree)),
             emulator=twin,
         ),
     )

@@ -16,6 +16,7 @@ INPUT = Quantization(float(np.float32(1 / 50)), -60)
 FEATURES = Quantization(0.06, -128)
 LOGITS = Quantization(0.03, 3)
 
+
 _DATA = """
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ def data():
     return SimpleNamespace(**parts)
 """
 
-_TOML = """
+_SETTINGS = """
 name = "bars"
 
 [model]
@@ -102,9 +103,9 @@ def make_bars(folder: Path, count: int = 240) -> Bars:
 
 
 def write_project(folder: Path) -> None:
-    """A project that compresses them in a few steps: bars.tflite, bars.npz, bars.py, sgsc.toml."""
+    """The same as a project to build."""
     bars = make_bars(folder)
     bars.write(folder)
     np.savez(folder / "bars.npz", inputs=bars.inputs, labels=bars.labels)
     (folder / "bars.py").write_text(_DATA)
-    (folder / "sgsc.toml").write_text(_TOML)
+    (folder / "sgsc.toml").write_text(_SETTINGS)

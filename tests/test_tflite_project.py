@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("tflite_micro", reason="models are written with the schema of tflite-micro's package")
 
 from sgsc_micro import preserve, reference
+from sgsc_micro.codegen import library
 from sgsc_micro.importers import from_tflite
 from sgsc_micro.verification import read_network
 from tests.bars import INPUT, write_project
@@ -104,3 +105,14 @@ def test_an_altered_change_is_refused(project: Path) -> None:
     content[len(content) // 2] ^= 1
     (build / "evidence" / "changes.npz").write_bytes(bytes(content))
     fails(sgsc("verify", build, "--on", "host"), "evidence/changes.npz: missing, added or altered")
+
+
+def test_a_changed_zephyr_module_makes_the_library_again(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = shutil.copytree(library.ZEPHYR_MODULE, tmp_path / "module")
+    monkeypatch.setattr(library, "ZEPHYR_MODULE", module)
+    assert build_project(project, "--until", "library").exit_code == 0
+    edit(module / "zephyr" / "Kconfig", "config SGSC_MODEL", "# changed\nconfig SGSC_MODEL")
+    assert build_project(project, "--until", "library").exit_code == 0
+    assert "# changed" in (project / "build" / "bars-host" / "library" / "zephyr" / "Kconfig").read_text()

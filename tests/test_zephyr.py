@@ -37,7 +37,7 @@ set_target_properties(devicetree_target PROPERTIES "DT_PROP|/soc/uart@2|current-
 
 def made(**changes: str) -> Target:
     config = {key: value for key, value in (parse_config(CONFIG) | changes).items() if value != "n"}
-    return make_target("some_board", "3.4.0", config, 115_200, None)
+    return make_target("some_board", "3.4.0", config, DEVICETREE, None)
 
 
 def test_a_target_is_what_zephyr_s_configuration_says() -> None:
@@ -46,6 +46,8 @@ def test_a_target_is_what_zephyr_s_configuration_says() -> None:
     assert (target.name, target.instruction_set, board.stack_bytes) == ("zephyr:some_board", "dsp", 4096)
     assert (board.flash.origin, board.flash.bytes) == (0x800_0000, 512 * 1024)
     assert (board.ram.origin, board.ram.bytes) == (0x2000_0000, 96 * 1024)
+    assert board.serial.baud == 9600
+    assert made() == target != made(CONFIG_FPU="y")
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import FirmwareImage, build_firmware, tools
 from sgsc_micro.targets import Target, load_target
 from sgsc_micro.verification import read_network
-from sgsc_micro.zephyr import find_tree
+from sgsc_micro.zephyr import find_tree, zephyr_target
 from tests.bars import INPUT, write_project
 from tests.conftest import ROOT, build_project, sgsc
 from tests.dummy_library import CRASH, OVERFLOW, SPIN, DummyLibrary, write_library
@@ -242,6 +242,26 @@ def test_what_cannot_be_configured_is_named(
         load_target(f"zephyr:{board}")
     assert re.search(words, f"{caught.value.message} {caught.value.hint}")
     assert "\n" not in caught.value.message
+
+
+def test_an_overlay_chooses_the_port_and_makes_another_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The port alone: an image for the board as it is would be silent on the other one."""
+    usual = load_target("zephyr:mps2_an385")
+    overlay = tmp_path / "link.overlay"
+    overlay.write_text("/ { chosen { sgsc,link = &uart1; }; };")
+    monkeypatch.setenv("EXTRA_DTC_OVERLAY_FILE", str(overlay))
+    zephyr_target.cache_clear()
+    other = load_target("zephyr:mps2_an385")
+    zephyr_target.cache_clear()
+    assert (usual.require_board().serial, usual.name) == (other.require_board().serial, other.name)
+    assert usual != other
+
+
+def test_targets_show_asks_zephyr() -> None:
+    done = sgsc("targets", "show", "zephyr:mps2_an386")
+    assert done.exit_code == 0, done.output
+    for words in ("zephyr:mps2_an386", "DSP", "4,194,304 bytes", "115,200 baud", "mps2-an386"):
+        assert words in done.output
 
 
 def test_an_image_that_is_too_large_is_refused(tmp_path: Path) -> None:
