@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_file, write_text
+from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_files, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
 from sgsc_micro.targets import Target, load_target
 
@@ -40,7 +40,7 @@ def make_library(
 
     True where it was. Errors: ``SgscError`` from the passes and kernels, naming the layer.
     """
-    from sgsc_micro.codegen import write_library
+    from sgsc_micro.codegen import write_library, zephyr_files
     from sgsc_micro.passes import optimise
 
     def work(partial: Path) -> None:
@@ -57,6 +57,7 @@ def make_library(
         "selftest": cases,
         "memories": memories,
         "code": code,
+        "zephyr": sha256_files(zephyr_files()),
         "tvm": version("apache-tvm"),
     }
     return run_stage(folder / LIBRARY, inputs, work)
@@ -75,8 +76,8 @@ def make_firmware(folder: Path, target: Target, before: Callable[[], None] = lam
     inputs = {
         "library": record_hash(folder / LIBRARY),
         "target": target.model_dump(mode="json"),
-        "templates": sha256_bytes("".join(map(sha256_file, templates)).encode()),
-        "code": code_hash("firmware"),
+        "templates": sha256_files(templates),
+        "code": code_hash("firmware", "zephyr.py"),
     }
 
     def work(partial: Path) -> None:

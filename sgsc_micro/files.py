@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,3 +89,8 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of the file at ``path``."""
     return sha256_bytes(path.read_bytes())
+
+
+def sha256_files(paths: Iterable[Path]) -> str:
+    """The hash over the contents of files, in this order."""
+    return sha256_bytes("".join(map(sha256_file, paths)).encode())

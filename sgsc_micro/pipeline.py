@@ -6,6 +6,7 @@ Heavy imports (torch, TVM) happen inside the stages, so that ``sgsc --help`` and
 from __future__ import annotations
 
 import functools
+import re
 import shutil
 import time
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Build:
     def folder(self) -> Path:
         """What does."""
         name = self.target.name if self.target_name.endswith(".toml") else self.target_name
-        return self.root / f"{self.project.name}-{name}"
+        return self.root / f"{self.project.name}-{re.sub('[:/]', '-', name)}"
 
     def run(self, until: str, port: str | None = None) -> dict[str, Any] | None:
         """Every stage up to ``until``; the certificate, where it was reached.

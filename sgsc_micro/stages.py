@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import remove_leftovers, sha256_bytes, sha256_file, write_json
+from sgsc_micro.files import remove_leftovers, sha256_bytes, sha256_file, sha256_files, write_json
 
 RECORD = "stage.json"
 _PACKAGE = Path(__file__).resolve().parent
@@ -64,7 +64,7 @@ def code_hash(*rooms: str) -> str:
     files = [
         path for room in rooms for path in ([_PACKAGE / room] if room.endswith(".py") else _sources(_PACKAGE / room))
     ]
-    return sha256_bytes("".join(sha256_file(path) for path in files).encode())
+    return sha256_files(files)
 
 
 def _sources(room: Path) -> list[Path]:

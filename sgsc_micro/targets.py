@@ -18,6 +18,8 @@ from sgsc_micro.files import data_dir
 PositiveInt = Annotated[int, Field(gt=0)]
 _OWN = ("description", "aliases")
 """What a file says of one board alone: nobody inherits it."""
+ZEPHYR = "zephyr:"
+"""What a target's name begins with that a Zephyr tree describes, and no file."""
 UsbId = Annotated[str, Field(pattern=r"^[0-9a-f]{4}:[0-9a-f]{4}$")]
 
 
@@ -68,20 +70,13 @@ class Emulator(_Table):
 
 
 class Board(_Table):
-    """What a bare-metal image is made of, and how to reach what runs it."""
+    """Where an image lies, and how to reach what runs it."""
 
-    cpu_flags: tuple[str, ...]
-    chip: str
-    """``firmware_templates/bare_metal/chip_<chip>.c``: clocks and pins."""
-    uart: str
-    """``firmware_templates/bare_metal/uart_<uart>.c``: the driver of the serial port."""
     stack_bytes: PositiveInt
     flash: Memory
     ram: Memory
     arena: tuple[Region, ...] = ()
     """Memories that the arena fills before ``ram``, in this order (a core-coupled memory, an external RAM)."""
-    defines: dict[str, Annotated[int, Field(ge=0, lt=2**32)]]
-    """Constants that the chip and uart files want from ``board.h``; UART_IRQ always."""
     serial: Serial
     emulator: Emulator | None = None
 
@@ -94,6 +89,27 @@ class Board(_Table):
             if one.origin < other.origin + other.bytes and other.origin < one.origin + one.bytes:
                 raise ValueError(f"the memories {a} and {b} overlap")
         return self
+
+
+class BareMetalBoard(Board):
+    """What a bare-metal image is made of."""
+
+    cpu_flags: tuple[str, ...]
+    chip: str
+    """``firmware_templates/bare_metal/chip_<chip>.c``: clocks and pins."""
+    uart: str
+    """``firmware_templates/bare_metal/uart_<uart>.c``: the driver of the serial port."""
+    defines: dict[str, Annotated[int, Field(ge=0, lt=2**32)]]
+    """Constants that the chip and uart files want from ``board.h``; UART_IRQ always."""
+
+
+class ZephyrBoard(Board):
+    """A board as a Zephyr tree knows it."""
+
+    zephyr_board: str
+    zephyr_version: str
+    configuration: str
+    """Hash of its Kconfig and devicetree, with the firmware's settings: an image of another one is not its own."""
 
 
 class Target(_Table):
@@ -113,7 +129,19 @@ class Target(_Table):
         return self.board
 
 
-def list_targets() -> list[Target]:
+class BareMetalTarget(Target):
+    """What a file describes."""
+
+    board: BareMetalBoard | None = None
+
+
+class ZephyrTarget(Target):
+    """What a Zephyr tree describes."""
+
+    board: ZephyrBoard
+
+
+def list_targets() -> list[BareMetalTarget]:
     """Every target that ships, by name; files whose name begins with ``_`` are there for others to inherit."""
     return [read_target(path) for path in sorted(data_dir("targets").glob("[!_]*.toml"))]
 
@@ -121,8 +149,14 @@ def list_targets() -> list[Target]:
 def load_target(name: str) -> Target:
     """The target called ``name``, or with ``name`` among its aliases; or the one in the file ``name``, a .toml.
 
+    ``zephyr:<board>`` is the board as a Zephyr tree has it.
+
     Raises SgscError naming the near ones if there is none, or the file and key that is wrong.
     """
+    if name.startswith(ZEPHYR):
+        from sgsc_micro.zephyr import zephyr_target  # which is made of what is above
+
+        return zephyr_target(name.removeprefix(ZEPHYR))
     return read_target(target_file(name))
 
 
@@ -140,7 +174,7 @@ def target_file(name: str) -> Path:
 
 
 @functools.cache
-def read_target(path: Path) -> Target:
+def read_target(path: Path) -> BareMetalTarget:
     """The target in the file ``path``, with what it inherits; SgscError naming the file and the key that is wrong."""
     merged: dict[str, Any] = {}
     origins: dict[tuple[str, ...], Path] = {}
@@ -153,7 +187,7 @@ def read_target(path: Path) -> Target:
     if "name" in merged:
         raise SgscError(f"{origins['name',]}: name: not a key: a target has its file's name")
     try:
-        return Target.model_validate({"name": path.stem, **merged})
+        return BareMetalTarget.model_validate({"name": path.stem, **merged})
     except ValidationError as error:
         faults = [_say(fault["loc"], fault["msg"], origins, path) for fault in error.errors()]
         raise SgscError("; ".join(faults), hint="targets/README.md lists the keys") from error

@@ -11,7 +11,17 @@ from pydantic import BaseModel
 from rich.markup import escape
 from rich.table import Table
 
-from sgsc_micro.targets import Board, Memory, Region, Target, lineage, list_targets, load_target, target_file
+from sgsc_micro.targets import (
+    Board,
+    Memory,
+    Region,
+    Target,
+    ZephyrTarget,
+    lineage,
+    list_targets,
+    load_target,
+    target_file,
+)
 from sgsc_micro.terminal import console, reports_errors
 
 _KERNELS = {
@@ -35,17 +45,20 @@ def targets(context: click.Context) -> None:
         twin = board.emulator.machine if board and board.emulator else ""
         table.add_row(target.name, ", ".join(target.aliases), *sizes, twin, target.description)
     console.print(table)
-    console.print("\none of them: sgsc targets show TARGET; a board of your own: targets/README.md")
+    console.print(
+        "\none of them: sgsc targets show TARGET; a board of your own: targets/README.md; Zephyr's: zephyr:BOARD"
+    )
 
 
 @targets.command()
 @click.argument("name")
 @reports_errors
 def show(name: str) -> None:
-    """Say all about the target NAME: of `sgsc targets`, or a .toml file of your own."""
+    """Say all about the target NAME: of `sgsc targets`, a .toml file of your own, or zephyr:BOARD."""
     target = load_target(name)
     console.print(f"[bold]{target.name}[/]: {escape(target.description)}")
-    for what, words in [*_about(target, lineage(target_file(name))), *_needs(target)]:
+    files = [] if isinstance(target, ZephyrTarget) else lineage(target_file(name))
+    for what, words in [*_about(target, files), *_needs(target)]:
         console.print(f"  {what:<10} {words}", markup=False)
 
 
@@ -66,7 +79,7 @@ def doctor() -> None:
 
 
 def _about(target: Target, files: list[Path]) -> list[tuple[str, str]]:
-    rows = [("file", str(files[0]))]
+    rows = [("file", str(files[0]))] if files else []
     rows += [("inherits", ", ".join(file.stem for file in files[1:]))] if files[1:] else []
     rows += [("also", ", ".join(target.aliases))] if target.aliases else []
     rows.append(("kernels", _KERNELS[target.instruction_set]))

@@ -17,6 +17,34 @@ FEATURES = Quantization(0.06, -128)
 LOGITS = Quantization(0.03, 3)
 
 
+_DATA = """
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+
+def data():
+    file = np.load(Path(__file__).with_name("bars.npz"))
+    rows = {"train": slice(0, 120), "calibration": slice(120, 180), "test": slice(180, 240)}
+    parts = {n: SimpleNamespace(inputs=file["inputs"][r], labels=file["labels"][r]) for n, r in rows.items()}
+    return SimpleNamespace(**parts)
+"""
+
+_SETTINGS = """
+name = "bars"
+
+[model]
+source = "bars.tflite"
+data = "bars.py"
+
+[preserve]
+size = 30
+
+[compress]
+steps = 8
+"""
+
+
 class Bars(NamedTuple):
     model: bytes
     inputs: np.ndarray  # int8 [N, 6, 6, 1]
@@ -72,3 +100,12 @@ def make_bars(folder: Path, count: int = 240) -> Bars:
     x, y = features(writer)
     y = writer.fully_connected(y, np.rint(fitted[:, :-1] / scale).astype(np.int8), np.array([scale]), bias, LOGITS)
     return Bars(writer.bytes([x], [y]), inputs, labels)
+
+
+def write_project(folder: Path) -> None:
+    """The same as a project to build."""
+    bars = make_bars(folder)
+    bars.write(folder)
+    np.savez(folder / "bars.npz", inputs=bars.inputs, labels=bars.labels)
+    (folder / "bars.py").write_text(_DATA)
+    (folder / "sgsc.toml").write_text(_SETTINGS)

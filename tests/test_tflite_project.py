@@ -12,47 +12,17 @@ import pytest
 pytest.importorskip("tflite_micro", reason="models are written with the schema of tflite-micro's package")
 
 from sgsc_micro import preserve, reference
+from sgsc_micro.codegen import library
 from sgsc_micro.importers import from_tflite
 from sgsc_micro.verification import read_network
-from tests.bars import INPUT, make_bars
+from tests.bars import INPUT, write_project
 from tests.conftest import build_project, edit, fails, sgsc
-
-DATA = """
-from pathlib import Path
-from types import SimpleNamespace
-
-import numpy as np
-
-def data():
-    file = np.load(Path(__file__).with_name("bars.npz"))
-    rows = {"train": slice(0, 120), "calibration": slice(120, 180), "test": slice(180, 240)}
-    parts = {n: SimpleNamespace(inputs=file["inputs"][r], labels=file["labels"][r]) for n, r in rows.items()}
-    return SimpleNamespace(**parts)
-"""
-
-TOML = """
-name = "bars"
-
-[model]
-source = "bars.tflite"
-data = "bars.py"
-
-[preserve]
-size = 30
-
-[compress]
-steps = 8
-"""
 
 
 @pytest.fixture(scope="session")
 def bars_project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bars")
-    bars = make_bars(folder)
-    bars.write(folder)
-    np.savez(folder / "bars.npz", inputs=bars.inputs, labels=bars.labels)
-    (folder / "bars.py").write_text(DATA)
-    (folder / "sgsc.toml").write_text(TOML)
+    write_project(folder)
     return folder
 
 
@@ -135,3 +105,14 @@ def test_an_altered_change_is_refused(project: Path) -> None:
     content[len(content) // 2] ^= 1
     (build / "evidence" / "changes.npz").write_bytes(bytes(content))
     fails(sgsc("verify", build, "--on", "host"), "evidence/changes.npz: missing, added or altered")
+
+
+def test_a_changed_zephyr_module_makes_the_library_again(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = shutil.copytree(library.ZEPHYR_MODULE, tmp_path / "module")
+    monkeypatch.setattr(library, "ZEPHYR_MODULE", module)
+    assert build_project(project, "--until", "library").exit_code == 0
+    edit(module / "zephyr" / "Kconfig", "config SGSC_MODEL", "# changed\nconfig SGSC_MODEL")
+    assert build_project(project, "--until", "library").exit_code == 0
+    assert "# changed" in (project / "build" / "bars-host" / "library" / "zephyr" / "Kconfig").read_text()

@@ -3,7 +3,7 @@
 from sgsc_micro.codegen.footprint import footprint
 from sgsc_micro.codegen.host import SANITIZERS, WARNINGS, HostLibrary, read_manifest
 from sgsc_micro.codegen.layout import arranged, from_stored, to_stored
-from sgsc_micro.codegen.library import readme, write_library
+from sgsc_micro.codegen.library import readme, write_library, zephyr_files
 
 __all__ = [
     "SANITIZERS",
@@ -16,4 +16,5 @@ __all__ = [
     "readme",
     "to_stored",
     "write_library",
+    "zephyr_files",
 ]

@@ -18,7 +18,7 @@ from sgsc_micro.codegen.emit import emit_functions
 from sgsc_micro.codegen.layout import to_real, to_stored
 from sgsc_micro.codegen.memory import memory_fields, memory_picture, memory_text
 from sgsc_micro.compiler_flags import Optimize
-from sgsc_micro.files import sha256_bytes, write_json, write_text
+from sgsc_micro.files import data_dir, sha256_bytes, write_json, write_text
 from sgsc_micro.kernels import Lowered
 from sgsc_micro.kernels.constants import POOLS, Constants, Entry
 from sgsc_micro.kernels.lower import arena
@@ -29,6 +29,15 @@ KERNEL_HEADERS = sorted((Path(kernels.__file__).parent / "c").glob("*.h"))
 SOURCES = ("model.c", "weights.c")
 CMAKE_CONFIG = "sgsc_model-config.cmake"
 _CTYPES = {"words": "uint32_t", "ints": "int32_t", "halves": "int16_t", "bytes": "int8_t"}
+
+
+ZEPHYR_MODULE = data_dir("firmware_templates") / "zephyr" / "module"
+"""What makes a library's folder a Zephyr module."""
+
+
+def zephyr_files() -> list[Path]:
+    """The files of the Zephyr module, at the places that they have in a library."""
+    return sorted(path for path in ZEPHYR_MODULE.rglob("*") if path.is_file())
 
 
 @dataclass(frozen=True)
@@ -89,6 +98,7 @@ def write_library(
     manifest["sources"] = sorted(file for file in texts if file.endswith(".c"))
     for file in ("CMakeLists.txt", CMAKE_CONFIG):
         texts[file] = environment.get_template(f"{file}.j2").render(context, manifest=manifest)
+    texts |= {str(path.relative_to(ZEPHYR_MODULE)): path.read_text(encoding="utf-8") for path in zephyr_files()}
     texts["README.md"] = readme(manifest)
     texts["model.h"] = environment.get_template("model.h.j2").render(context, manifest=manifest, places=places)
     texts["memory.txt"] = memory_text(manifest)

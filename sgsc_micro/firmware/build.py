@@ -1,24 +1,15 @@
-"""A target and a C library into a firmware image: render the board's files, run CMake and Ninja, measure."""
+"""A target and a C library into a firmware image: compile, measure, say what does not fit."""
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
 import tempfile
 from pathlib import Path
 
-import jinja2
-
 from sgsc_micro.errors import SgscError
-from sgsc_micro.files import data_dir
-from sgsc_micro.firmware import tools
-from sgsc_micro.firmware.image import BINARY_NAME, ELF_NAME, FirmwareImage, read_image
-from sgsc_micro.targets import Board, Target
-
-_TEMPLATES = ("board.h", "link.ld")
-_ERROR = re.compile(r"error:|undefined reference|CMake Error")
-_ERROR_LINES = 15
+from sgsc_micro.firmware.bare_metal import compile_bare_metal
+from sgsc_micro.firmware.image import FirmwareImage, read_image
+from sgsc_micro.firmware.zephyr import compile_zephyr
+from sgsc_micro.targets import BareMetalBoard, Board, Target, ZephyrBoard
 
 
 def build_firmware(target: Target, library_dir: Path, out_dir: Path) -> FirmwareImage:
@@ -35,41 +26,16 @@ def build_firmware(target: Target, library_dir: Path, out_dir: Path) -> Firmware
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{out_dir.name}.", dir=out_dir.parent) as scratch:
         build = Path(scratch).resolve()
-        _render(target, build)
-        _compile(target.name, board, library_dir.resolve(), build)
-        _check_fit(target.name, board, read_image(build))
+        if isinstance(board, ZephyrBoard):
+            made = compile_zephyr(board, library_dir.resolve(), build)
+        else:
+            assert isinstance(board, BareMetalBoard)
+            made = compile_bare_metal(target, board, library_dir.resolve(), build)
+        _check_fit(target.name, board, read_image(made))
         out_dir.mkdir(exist_ok=True)
-        for name in (ELF_NAME, BINARY_NAME):
-            (build / name).replace(out_dir / name)
+        for path in made.iterdir():
+            path.replace(out_dir / path.name)
     return read_image(out_dir)
-
-
-def _render(target: Target, folder: Path) -> None:
-    loader = jinja2.FileSystemLoader(data_dir("firmware_templates") / "bare_metal")
-    environment = jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
-    for name in _TEMPLATES:
-        text = environment.get_template(f"{name}.j2").render(target=target, board=target.board)
-        (folder / name).write_text(text, encoding="utf-8")
-
-
-def _compile(name: str, board: Board, library_dir: Path, build: Path) -> None:
-    tools.require(tools.CROSS_COMPILER)
-    ninja = tools.require(tools.NINJA)
-    source = data_dir("firmware_templates") / "bare_metal"
-    configure = [tools.require(tools.CMAKE), "-S", str(source), "-B", str(build), "-G", "Ninja"]
-    configure += [f"-DCMAKE_TOOLCHAIN_FILE={source / 'toolchain.cmake'}", f"-DCPU_FLAGS={';'.join(board.cpu_flags)}"]
-    configure += [f"-DCHIP={board.chip}", f"-DUART={board.uart}"]
-    configure += [f"-DLIBRARY_DIR={library_dir}", f"-DBOARD_DIR={build}"]
-    # The user's own flags for other compilers must not reach the image.
-    environment = {key: value for key, value in os.environ.items() if key not in ("CFLAGS", "LDFLAGS")}
-    for command in (configure, [ninja, "-C", str(build)]):
-        result = subprocess.run(command, capture_output=True, text=True, env=environment)
-        if result.returncode != 0:
-            lines = (result.stdout + result.stderr).strip().splitlines()
-            errors = [line for line in lines if _ERROR.search(line)] or lines
-            raise SgscError(f"firmware for {name} does not build:\n" + "\n".join(errors[:_ERROR_LINES]))
 
 
 def _check_fit(name: str, board: Board, image: FirmwareImage) -> None:
