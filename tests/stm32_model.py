@@ -12,6 +12,7 @@ import dataclasses
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 from sgsc_micro.files import data_dir
 from sgsc_micro.targets import Board
@@ -71,11 +72,21 @@ class Family:
         """More that hardware does."""
 
 
+class RegisterTable(Protocol):
+    """Registers by address, all 0 at first; the functions are those of stm32_model.c."""
+
+    def model_peek(self, address: int) -> int: ...
+
+    def model_poke(self, address: int, value: int) -> None: ...
+
+    def model_later(self, address: int, mask: int, value: int) -> None: ...
+
+
 @dataclasses.dataclass
 class Registers:
     """A run of ``chip_init`` and ``uart_init``: what was written wrong, and the registers it left."""
 
-    library: ctypes.CDLL
+    library: ctypes.CDLL | RegisterTable
     family: Family
     broken: frozenset[Bit] = frozenset()
     """Flags that never come; SW for a switch that never happens."""
@@ -95,20 +106,26 @@ class Registers:
 
     def run(self, reset: dict[int, int], baud: int) -> Clocks:
         """From the registers ``reset`` to a UART that is set up."""
-        self._callback = CALLBACK(self._changed)  # the library goes on to call it
+        assert isinstance(self.library, ctypes.CDLL)
+        self._callback = CALLBACK(self.changed)  # the library goes on to call it
         self.library.model_start(self._callback)
-        write_only = dict.fromkeys(self.family.write_only, 2**32 - 1)
-        for address, value in {**write_only, **dict(self.family.reset), **reset}.items():
-            self[address] = value
-        for flag in self.broken:
-            self._put(flag, 0)
+        self.reset(reset)
         self.library.chip_init.restype = Clocks
         clocks: Clocks = self.library.chip_init()
         self.library.uart_init(clocks.uart_hz, baud)
         self.library.model_settle()
         return clocks
 
-    def _changed(self, address: int, old: int, value: int) -> None:
+    def reset(self, more: dict[int, int]) -> None:
+        """What a reset leaves, and then ``more``."""
+        write_only = dict.fromkeys(self.family.write_only, 2**32 - 1)
+        for address, value in {**write_only, **dict(self.family.reset), **more}.items():
+            self[address] = value
+        for flag in self.broken:
+            self._put(flag, 0)
+
+    def changed(self, address: int, old: int, value: int) -> None:
+        """The register at ``address`` was ``old``, and is ``value``: hardware follows, faults are noted."""
         try:
             self._react(address, old, value)
         except Exception as error:  # ctypes would swallow it
