@@ -16,6 +16,7 @@ from sgsc_micro.compilation import Compilation
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import locked
+from sgsc_micro.flash_cli import flash
 from sgsc_micro.monitor_cli import monitor
 from sgsc_micro.pipeline import STAGES, Build
 from sgsc_micro.preserve_cli import preserve
@@ -39,7 +40,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
 
 
-for command in (preserve, monitor, targets, doctor):
+for command in (preserve, monitor, targets, doctor, flash):
     main.add_command(command)
 
 
