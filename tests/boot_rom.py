@@ -1,29 +1,16 @@
-"""The twin of an STM32F446 on a pty: its USART boot ROM as ST AN3155 describes it, its flash, and what it boots then.
+"""The twin of an STM32F446's USART boot ROM, as ST AN3155 describes it, and of its flash.
 
 Written from the application note and the reference manual (RM0390), not from the program that is tested against it.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import random
-import selectors
 import struct
-import tempfile
-import threading
-import tty
 from collections.abc import Generator
 from functools import reduce
 from operator import xor
-from pathlib import Path
-from typing import Self
-
-import serial
-
-from sgsc_micro.device import emulate
-from sgsc_micro.targets import Target
 
 ACK, NACK, SYNC = 0x79, 0x1F, 0x7F
 GET, VERSION, ID, READ, GO, WRITE, EXTENDED_ERASE, PROTECT, UNPROTECT = (
@@ -201,117 +188,3 @@ class BootRom:
             data = data[: random.Random(offset).randrange(len(data))]
         for place, byte in enumerate(data, offset):
             self.flash[place] &= byte
-
-
-class Board:
-    """A board on a pty: the boot ROM, or, after GO or a reset with BOOT0 low, QEMU booting what lies in the flash."""
-
-    def __init__(self, target: Target, **chip: int) -> None:
-        self.flash = bytearray(random.Random(0).randbytes(1024) + b"\xff" * (SIZE - 1024))  # something else was there
-        self.rom = BootRom(self.flash, **chip)
-        self.boots = 0
-        self.boots_after_go = True
-        self.unplug_at: int | None = None
-        """The USB plug is pulled at this byte, counted as :attr:`BootRom.cut_at`."""
-        self._gone: set[int] = set()
-        board = target.require_board()
-        assert board.emulator is not None
-        self._twin, self._origin = board.emulator, board.flash.origin
-        self._near, self._slave = os.openpty()
-        tty.setraw(self._slave)
-        self.port = os.ttyname(self._slave)
-        self._power = threading.Event()
-        self._power.set()
-        self._wake, self._bell = os.pipe()
-        self._running = contextlib.ExitStack()
-        self._far: serial.Serial | None = None
-        self._thread = threading.Thread(target=self._live)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        os.write(self._bell, b"q")
-        self._thread.join()
-        self._stop()
-        for descriptor in {self._near, self._slave, self._wake, self._bell} - self._gone:
-            os.close(descriptor)
-
-    def reset(self, *, boot0: bool) -> None:
-        """Power on again; returns when the board has restarted."""
-        done = threading.Event()
-        self._done = done
-        os.write(self._bell, b"1" if boot0 else b"0")
-        assert done.wait(20)
-
-    def _live(self) -> None:
-        while True:
-            ready = ({self._near, self._wake} | ({self._far.fileno()} if self._far else set())) - self._gone
-            with selectors.DefaultSelector() as selector:
-                for descriptor in ready:
-                    selector.register(descriptor, selectors.EVENT_READ)
-                keys = [key.fd for key, _ in selector.select()]
-            if self._wake in keys:
-                order = os.read(self._wake, 1)
-                if order == b"q":
-                    return
-                self._restart(boot0=order == b"1")
-                self._done.set()
-            elif self._far is not None and self._far.fileno() in keys:
-                self._relay()
-            else:
-                self._hear(os.read(self._near, 4096))
-
-    def _hear(self, data: bytes) -> None:
-        if self._far is not None:
-            self._far.write(data)
-        elif self._power.is_set():
-            try:
-                for byte in data:
-                    os.write(self._near, self.rom.feed(byte))
-                    if self.rom.received == self.unplug_at:
-                        self._unplug()
-                        return
-                    if self.rom.started is not None and self.boots_after_go:
-                        self._boot()
-                        return
-            except PowerCutError:
-                self._power.clear()
-
-    def _unplug(self) -> None:
-        self._gone = {self._near, self._slave}
-        for descriptor in self._gone:
-            os.close(descriptor)
-
-    def _relay(self) -> None:
-        assert self._far is not None
-        try:
-            os.write(self._near, self._far.read(max(1, self._far.in_waiting)))
-        except OSError:  # QEMU gave up: the core locked up
-            self._stop()
-            self._power.clear()
-
-    def _restart(self, *, boot0: bool) -> None:
-        self._stop()
-        self._power.set()
-        self.rom.cut_at = None
-        self.rom.restart()
-        if not boot0:
-            self._boot()
-
-    def _boot(self) -> None:
-        self.boots += 1
-        folder = self._running.enter_context(tempfile.TemporaryDirectory())
-        binary = Path(folder) / "flash.bin"
-        binary.write_bytes(self.flash)
-        try:
-            port = self._running.enter_context(emulate(self._twin, binary, self._origin))
-            self._far = self._running.enter_context(serial.Serial(port, timeout=0))
-        except OSError:
-            self._power.clear()
-
-    def _stop(self) -> None:
-        self._far = None
-        self._running.close()
-        self._running = contextlib.ExitStack()

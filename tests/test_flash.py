@@ -8,6 +8,7 @@ import random
 import shutil
 import subprocess
 import threading
+import time
 import tty
 import zlib
 from collections.abc import Iterator
@@ -32,7 +33,8 @@ from sgsc_micro.device.flash.boot_rom import BootRomFlasher
 from sgsc_micro.firmware import FirmwareImage, build_firmware
 from sgsc_micro.stages import run_stage
 from sgsc_micro.targets import Flashers, Stm32Loader, Target, load_target
-from tests.boot_rom import ORIGIN, SIZE, Board, BootRom
+from tests.board import Board
+from tests.boot_rom import ORIGIN, SIZE, BootRom
 from tests.conftest import fails, sgsc
 from tests.dummy_library import DummyLibrary, write_library
 
@@ -195,10 +197,11 @@ def test_half_written_images_boot_and_are_not_taken_for_good(image: FirmwareImag
 
 def refused(board: Board, image: FirmwareImage, *words: str, target: Target = TARGET) -> None:
     """Flashing ends in an error of one line that says these words, and something to do."""
-    before = bytes(board.flash)
+    before, started = bytes(board.flash), time.monotonic()
     with pytest.raises(FlashError) as error:
         flash(target, image, Site(board.port))
     assert "\n" not in str(error.value) and error.value.hint
+    assert time.monotonic() < started + 10
     for word in words:
         assert word in str(error.value)
     assert board.flash == before

@@ -49,18 +49,23 @@ def find_site(target: Target, port: str | None = None, probe: str | None = None)
         return Site(port, probe or (same.probe if same else None))
     if probe is not None:
         return next((site for site in sites if site.probe == probe), Site(None, probe))
-    ids = ", ".join(target.require_board().serial.usb_ids)
     if not sites:
-        raise SgscError(
-            f"no {target.name} is plugged in" + (f" (USB {ids})" if ids else ""),
-            hint="plug it in, or name its --port; `sgsc doctor` lists the ports it sees",
-        )
+        raise no_board(target)
     if len(sites) > 1:
         raise SgscError(
             f"{len(sites)} boards could be the {target.name}: {', '.join(map(str, sites))}",
             hint="name one with --port or --probe",
         )
     return sites[0]
+
+
+def no_board(target: Target) -> SgscError:
+    """What is said where none of the target's boards is plugged in."""
+    ids = ", ".join(target.require_board().serial.usb_ids)
+    return SgscError(
+        f"no {target.name} is plugged in" + (f" (USB {ids})" if ids else ""),
+        hint="plug it in, or name its --port; `sgsc doctor` lists the ports it sees",
+    )
 
 
 def _ports_of(target: Target) -> list[ListPortInfo]:
