@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import serial
-from click.testing import Result
 
 from sgsc_micro.firmware import read_image
 from sgsc_micro.verify import read_certificate
@@ -94,8 +93,10 @@ def test_a_fleet_that_cannot_be(board_build: Path, plug: Callable[[int], list[Bo
     assert board.rom.received == 0
 
 
-def refused(done: Result, started: float, *words: str) -> None:
-    """An error in one line that says these words, and one of what to do, in seconds."""
+def refused(command: tuple[str | Path, ...], *words: str) -> None:
+    """It ends in an error of one line that says these words, and one of what to do, in seconds."""
+    started = time.monotonic()
+    done = sgsc(*command)
     fails(done, *words)
     error, advice = done.stderr.splitlines()
     assert error.startswith("error: ") and advice.startswith("  try: ")
@@ -108,21 +109,19 @@ def test_one_board_that_is_not_as_it_should_be(
     """Each fault in a line. What flashing alone meets is in test_flash."""
     certificate = (board_build / "certificate.json").read_bytes()
     board, away = plug(2)
-    refused(
-        sgsc("flash", board_build), time.monotonic(), "2 boards could be the board", board.port, "--port or --probe"
-    )
+    refused(("flash", board_build), "2 boards could be the board", board.port, "--port or --probe")
     board.start(binary[:UNUSED] + bytes([binary[UNUSED] ^ 1]) + binary[UNUSED + 1 :])
-    refused(sgsc("verify", board_build, "--port", board.port), time.monotonic(), "flash is corrupt", "flash")
+    refused(("verify", board_build, "--port", board.port), "flash is corrupt", "flash")
     away.unplug_after = 300
     away.start(binary)
-    refused(sgsc("verify", board_build, "--port", away.port), time.monotonic(), "lost", "still plugged in")
-    refused(sgsc("verify", board_build, "--port", "/dev/ttyNONE"), time.monotonic(), "there is no such port", "doctor")
+    refused(("verify", board_build, "--port", away.port), "lost", "still plugged in")
+    refused(("verify", board_build, "--port", "/dev/ttyNONE"), "there is no such port", "doctor")
 
     def denied(*_: object, **__: object) -> None:
         raise serial.SerialException(EACCES, "could not open port")
 
     monkeypatch.setattr(serial, "Serial", denied)
-    refused(sgsc("verify", board_build, "--port", board.port), time.monotonic(), "no permission", "dialout")
+    refused(("verify", board_build, "--port", board.port), "no permission", f"sudo chmod a+rw {board.port}")
     assert (board_build / "certificate.json").read_bytes() == certificate
 
 
@@ -149,5 +148,4 @@ def at_half_the_rate() -> Iterator[str]:
 
 def test_a_wrong_baud_rate(board_build: Path) -> None:
     with at_half_the_rate() as port:
-        started = time.monotonic()
-        refused(sgsc("verify", board_build, "--port", port), started, "make no frame", "115200 baud")
+        refused(("verify", board_build, "--port", port), "make no frame", "115200 baud")

@@ -248,7 +248,7 @@ def test_no_permission_on_the_port(board: Board, image: FirmwareImage, monkeypat
         raise serial.SerialException(EACCES, "could not open port")
 
     monkeypatch.setattr(serial, "Serial", denied)
-    refused(board, image, board.port, "no permission", "dialout")
+    refused(board, image, board.port, "no permission", f"sudo chmod a+rw {board.port}")
 
 
 def test_what_answers_is_no_boot_rom(image: FirmwareImage) -> None:

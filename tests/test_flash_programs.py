@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ from sgsc_micro.device.flash.base import Job
 from sgsc_micro.device.flash.programs import OpenOcdFlasher, PyOcdFlasher, WestFlasher
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import FirmwareImage, Sizes
-from sgsc_micro.targets import OpenOcd, PyOcd, Target, West, load_target
+from sgsc_micro.targets import OpenOcd, PyOcd, Target, West, list_targets, load_target
 
 NUCLEO = load_target("nucleo-f446re")
 PROBE = "066BFF495087884867152321"
@@ -73,6 +74,21 @@ def test_a_link_to_a_port_is_that_port(plugged: list[ListPortInfo], tmp_path: Pa
     plugged.append(usb("/dev/ttyACM0", PROBE))
     (tmp_path / "by-id").symlink_to("/dev/ttyACM0")
     assert find_site(NUCLEO, port=str(tmp_path / "by-id")).probe == PROBE
+
+
+@pytest.mark.parametrize(
+    "target", [t for t in list_targets() if t.board and not t.name.startswith("qemu-")], ids=lambda t: t.name
+)
+def test_the_ways_into_a_board_are_for_the_chip_on_it(target: Target) -> None:
+    """What its description names, as each program spells it; ids from ST AN2606."""
+    chip = re.findall(r"STM32\w+", target.description.partition(":")[2])[0].lower()
+    ways = target.require_board().flashers
+    assert ways.openocd and ways.openocd.config == ("interface/stlink.cfg", f"target/{chip[:7]}x.cfg")
+    assert ways.pyocd and ways.pyocd.chip.startswith(chip)
+    ids = {"f103c8": 0x410, "f407": 0x413, "f446": 0x421, "f746": 0x449, "g071": 0x460, "h743": 0x450, "l4r5": 0x470}
+    (known,) = (number for part, number in {**ids, "u575": 0x482}.items() if part in chip)
+    assert ways.stm32loader and ways.stm32loader.chip_id == known
+    assert ways.stm32loader.family in (None, chip[5:7].upper())
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, *there: str) -> None:

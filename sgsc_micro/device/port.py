@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
+import os
 import select
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Protocol
 
 import serial
 
 from sgsc_micro.errors import SgscError
 
-PERMISSION_HINT = "sudo adduser $USER dialout, then log in again"
 _BUSY_SECONDS = 0.5
 """A lock outlives its holder by the time that a program which was started beside it takes to start."""
-_NO_PERMISSION = "no permission to use it", PERMISSION_HINT
 _BUSY = "in use by another program", "end the terminal, monitor or sgsc that holds it (`fuser` names it)"
 _CAUSES = {
-    errno.EACCES: _NO_PERMISSION,
-    errno.EPERM: _NO_PERMISSION,
     errno.EAGAIN: _BUSY,
     errno.EBUSY: _BUSY,
     errno.ENOENT: ("there is no such port", "is the board plugged in? `sgsc doctor` lists the ports it sees"),
@@ -70,6 +69,8 @@ def open_port(port: str, baud: int, failure: type[SgscError], **options: Any) ->
         except (OSError, ValueError, termios.error) as error:  # serial.SerialException is an OSError
             number = getattr(error, "errno", None) or 0
             cause, hint = _CAUSES.get(number, (str(error), "`sgsc doctor` lists the ports it sees"))
+            if number in (errno.EACCES, errno.EPERM):
+                cause, hint = "no permission to use it", access_hint(Path(port))
             if (cause, hint) == _BUSY and time.monotonic() < deadline:
                 time.sleep(0.05)
                 continue
@@ -114,3 +115,18 @@ class SerialPort:
             yield
         except (OSError, termios.error) as error:
             raise LinkError(f"{self.name}: lost: {error}", hint="is the board still plugged in?") from error
+
+
+def access_hint(device: Path) -> str:
+    """How this user gets to open a port that it may not: by the group that the port belongs to."""
+    try:
+        status = device.stat()
+        group = grp.getgrgid(status.st_gid)
+    except (OSError, KeyError):
+        return "is it still plugged in?"
+    user = os.environ.get("USER", "$USER")
+    if status.st_mode & 0o060 != 0o060 or group.gr_gid == 0:  # the group may not either, or is root's
+        return f"sudo chmod a+rw {device}, or a udev rule that does it"
+    if user in group.gr_mem:
+        return f"{user} is in the group {group.gr_name} since this session began: log in again"
+    return f"sudo adduser {user} {group.gr_name}, then log in again"

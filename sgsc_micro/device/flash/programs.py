@@ -12,13 +12,12 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from sgsc_micro.device.boards import Site
+from sgsc_micro.device.doctor import UDEV_HINT
 from sgsc_micro.device.flash.base import PROTECTED, FlashError, Job, Progress
 from sgsc_micro.targets import OpenOcd, PyOcd, West
 
 PROGRAM_SECONDS = 180.0
 """How long a program may take; it erases, writes and reads back at most a few megabytes."""
-
-UDEV_HINT = "install the probe's udev rules (Debian: in package openocd), then plug it in again"
 
 
 @dataclasses.dataclass(frozen=True)
