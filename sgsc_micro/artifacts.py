@@ -8,19 +8,20 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, read_json, sha256_bytes, sha256_files, write_text
 from sgsc_micro.stages import RECORD, altered_files, code_hash, record_hash, run_stage
-from sgsc_micro.targets import Target, load_target
+from sgsc_micro.targets import BareMetalTarget, Target, ZephyrTarget, load_target
 
 if TYPE_CHECKING:
     import numpy as np
     import tvm
 
 LIBRARY, FIRMWARE = "library", "firmware"
+_BUILT: TypeAdapter[BareMetalTarget | ZephyrTarget] = TypeAdapter(BareMetalTarget | ZephyrTarget)
 LEAVES = ("blocking.py", "compiler_flags.py", "costs.py", "storage.py", "ir.py", "fixed_point.py")
 """The modules outside the rooms that decide what a library is."""
 
@@ -109,7 +110,7 @@ def built_for(folder: Path) -> Target:
     if not (folder / FIRMWARE).is_dir():
         return load_target("host")
     try:
-        return Target.model_validate(read_json(folder / FIRMWARE / RECORD)["inputs"]["target"])
+        return _BUILT.validate_python(read_json(folder / FIRMWARE / RECORD)["inputs"]["target"])
     except (KeyError, TypeError, ValidationError) as error:
         raise SgscError(
             f"{folder / FIRMWARE / RECORD}: does not say what it was built for", hint="build it again"

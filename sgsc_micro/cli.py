@@ -11,11 +11,13 @@ from pathlib import Path
 import click
 
 from sgsc_micro import __version__
+from sgsc_micro.boards_cli import rollout, verify
 from sgsc_micro.compilation import STAGES as COMPILATION
 from sgsc_micro.compilation import Compilation
 from sgsc_micro.compiler_flags import Optimize
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import locked
+from sgsc_micro.flash_cli import flash
 from sgsc_micro.monitor_cli import monitor
 from sgsc_micro.pipeline import STAGES, Build
 from sgsc_micro.preserve_cli import preserve
@@ -24,7 +26,6 @@ from sgsc_micro.show import Screen, show_certificate, show_compiled
 from sgsc_micro.targets import load_target
 from sgsc_micro.targets_cli import doctor, targets
 from sgsc_micro.terminal import BUILD_FOLDER, OUTPUT, PROJECT, console, project_folder, reports_errors
-from sgsc_micro.verification import Verification, write_build_report
 
 _PORT = click.option("--port", help="The serial port of a real board; without it, the emulated twin.")
 
@@ -39,7 +40,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)  # torch, of its own code
 
 
-for command in (preserve, monitor, targets, doctor):
+for command in (preserve, monitor, targets, doctor, flash, verify, rollout):
     main.add_command(command)
 
 
@@ -88,20 +89,6 @@ def compile_(model: Path, target_name: str, folder: Path, optimize: str, selftes
     with Screen(console, COMPILATION) as screen, locked(folder):
         Compilation(model, target, folder, screen.update, Optimize(optimize), selftest).run()
     show_compiled(console, folder)
-
-
-@main.command()
-@BUILD_FOLDER
-@click.option("--on", "target_name", required=True, help="Where to run it: the target it was built for, or host.")
-@_PORT
-@reports_errors
-def verify(folder: Path, target_name: str, port: str | None) -> None:
-    """Replay the preservation set of the build in FOLDER and write its certificate anew."""
-    with locked(folder), Screen(console, ("verify", "report")) as screen:
-        certificate = Verification(folder, load_target(target_name), screen.update).run(port)
-        write_build_report(folder)
-    show_certificate(console, certificate, folder)
-    sys.exit(certificate["verdict"] != "passed")
 
 
 @main.command()

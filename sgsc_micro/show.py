@@ -99,6 +99,26 @@ def show_certificate(console: Console, certificate: dict[str, Any], folder: Path
     _show_failures(console, certificate)
 
 
+def show_board(console: Console, result: dict[str, Any]) -> None:
+    """What came of one board, in a line."""
+    colour = "green" if result["verdict"] == "passed" else "red"
+    console.print(f"[{colour}]{result['verdict']:<7}[/] {_escape(result['board'])}: {_escape(result['reason'])}")
+
+
+def show_fleet(console: Console, report: dict[str, Any], folder: Path) -> None:
+    """The verdict on many boards, and a line for each."""
+    boards = [(stage, board) for stage in report["stages"] for board in stage["boards"]]
+    good = sum(board["verdict"] == "passed" for _, board in boards)
+    colour = "green" if report["verdict"] == "passed" else "red"
+    console.print(f"\n[bold {colour}]{report['verdict'].upper()}[/] on {good} of {len(boards)} {report['target']}")
+    table = Table("stage", "board", "port", "verdict", "why", "to do", box=None, pad_edge=False)
+    for stage, board in boards:
+        cells = (stage["name"], board["board"], board["port"] or "", board["verdict"], board["reason"], board["hint"])
+        table.add_row(*map(_escape, cells), style="" if board["verdict"] == "passed" else "red")
+    console.print(table)
+    console.print(f"  report         {folder / 'report.html'}")
+
+
 def show_compiled(console: Console, folder: Path) -> None:
     """What was made, what it costs, where it lies."""
     from sgsc_micro.codegen import read_manifest

@@ -48,6 +48,49 @@ class Serial(_Table):
     """``vendor:product`` of the USB serial ports that this board shows itself with."""
 
 
+class OpenOcd(_Table):
+    """openocd, through a debug probe."""
+
+    config: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Its configuration files: the probe's, then the chip's."""
+
+
+class PyOcd(_Table):
+    """pyocd, through a debug probe."""
+
+    chip: str
+    """A name of ``pyocd list --targets``, or one that its packs bring."""
+
+
+class Stm32Loader(_Table):
+    """The USART boot ROM of an STM32 (ST AN3155), on the port that carries the link unless the user names another."""
+
+    chip_id: Annotated[int, Field(ge=0, le=0xFFF)]
+    """What the boot ROM's Get ID answers."""
+    family: Literal["F0", "F1", "F3", "F4", "F7", "G0", "H7", "L0", "L4"] | None = None
+    """Where stm32loader finds the flash's size; None: it is believed to be what ``flash`` says."""
+    parity: Literal["even", "none"] = "even"
+    """Even on every STM32; none on a line that has no parity."""
+    reset_lines: bool = False
+    """DTR is wired to the chip's reset, RTS to BOOT0."""
+
+
+class West(_Table):
+    """``west flash``, for an image that Zephyr's build made."""
+
+    runner: str | None = None
+    """One of Zephyr's runners; None: what the board has as default."""
+
+
+class Flashers(_Table):
+    """How the image gets into the flash; the first that is installed and reaches the board is taken."""
+
+    openocd: OpenOcd | None = None
+    pyocd: PyOcd | None = None
+    stm32loader: Stm32Loader | None = None
+    west: West | None = None
+
+
 class Emulator(_Table):
     """The QEMU machine that runs the board's own image."""
 
@@ -78,6 +121,7 @@ class Board(_Table):
     arena: tuple[Region, ...] = ()
     """Memories that the arena fills before ``ram``, in this order (a core-coupled memory, an external RAM)."""
     serial: Serial
+    flashers: Flashers = Flashers()
     emulator: Emulator | None = None
 
     @model_validator(mode="after")

@@ -16,7 +16,7 @@ from typing import Literal
 
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir, sha256_bytes
-from sgsc_micro.targets import ZEPHYR, Emulator, Memory, Serial, ZephyrBoard, ZephyrTarget
+from sgsc_micro.targets import ZEPHYR, Emulator, Flashers, Memory, Serial, West, ZephyrBoard, ZephyrTarget
 from sgsc_micro.zephyr_errors import explain
 
 TEMPLATES = "zephyr"
@@ -158,6 +158,7 @@ def make_target(
             flash=Memory(origin=_number(config, "CONFIG_FLASH_BASE_ADDRESS"), bytes=flash),
             ram=Memory.model_validate(ram),
             serial=Serial(baud=link_baud(devicetree)),
+            flashers=Flashers(west=West()),
             emulator=twin,
         ),
     )

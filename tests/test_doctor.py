@@ -11,7 +11,8 @@ import pytest
 from serial.tools.list_ports_common import ListPortInfo
 
 from sgsc_micro.device import doctor, probes
-from sgsc_micro.device.doctor import Check, access_hint, checks
+from sgsc_micro.device.doctor import Check, checks
+from sgsc_micro.device.port import access_hint
 from sgsc_micro.device.probes import Probe, find_probes
 from sgsc_micro.targets import load_target
 from tests.conftest import sgsc
@@ -132,7 +133,7 @@ def test_how_to_get_at_a_port(
     device.touch(mode)
     device.chmod(mode)
     monkeypatch.setenv("USER", "ann")
-    monkeypatch.setattr(doctor.grp, "getgrgid", lambda _: grp.struct_group(("dialout", "x", gid, members)))
+    monkeypatch.setattr(grp, "getgrgid", lambda _: grp.struct_group(("dialout", "x", gid, members)))
     assert access_hint(device) == hint.format(port=device)
     assert access_hint(tmp_path / "gone") == "is it still plugged in?"
 

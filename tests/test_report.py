@@ -247,13 +247,13 @@ def test_a_board_is_checked_again_on_its_port(tmp_path: Path, certificate: dict[
     text = _Text(render(tmp_path / "digits-nucleo", certificate)).text
     assert "✓ Passed on the board" in text and "mulated" not in text
     assert "41,234 cycles" in text
-    assert "python -m sgsc_micro verify build/digits-nucleo --on nucleo --port /dev/ttyACM0" in text
+    assert "python -m sgsc_micro verify build/digits-nucleo --port /dev/ttyACM0" in text
 
 
 def test_host_has_no_firmware(tmp_path: Path, host_certificate: dict[str, Any]) -> None:
     text = _Text(render(tmp_path / "digits-host", host_certificate)).text
     assert "✓ Passed on the host" in text
-    assert "python -m sgsc_micro verify build/digits-host --on host" in text
+    assert "python -m sgsc_micro verify build/digits-host" in text and "--port" not in text
     assert "none: no firmware" in text and "3,904 B of RAM" in text
     assert "None" not in text
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 
+from sgsc_micro.artifacts import built_for
 from sgsc_micro.codegen.library import ZEPHYR_MODULE
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
@@ -48,6 +50,24 @@ def test_a_target_is_what_zephyr_s_configuration_says() -> None:
     assert (board.ram.origin, board.ram.bytes) == (0x2000_0000, 96 * 1024)
     assert board.serial.baud == 9600
     assert made() == target != made(CONFIG_FPU="y")
+
+
+@pytest.mark.parametrize("target", [made(), load_target("nucleo-f446re")], ids=["zephyr", "bare metal"])
+def test_a_build_says_what_it_was_built_for(tmp_path: Path, target: Target) -> None:
+    (tmp_path / "library").mkdir()
+    (tmp_path / "firmware").mkdir()
+    record = {"inputs": {"target": target.model_dump(mode="json")}}
+    (tmp_path / "firmware" / "stage.json").write_text(json.dumps(record))
+    assert built_for(tmp_path) == target
+    del record["inputs"]["target"]["board"]["serial"]
+    (tmp_path / "firmware" / "stage.json").write_text(json.dumps(record))
+    with pytest.raises(SgscError, match="does not say what it was built for"):
+        built_for(tmp_path)
+
+
+def test_zephyr_s_west_flashes_its_boards() -> None:
+    ways = made().require_board().flashers
+    assert ways.west and not (ways.openocd or ways.pyocd or ways.stm32loader)
 
 
 @pytest.mark.parametrize(

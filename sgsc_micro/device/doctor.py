@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import grp
 import os
 import shutil
 import subprocess
@@ -13,6 +12,7 @@ from typing import Literal
 
 from serial.tools import list_ports
 
+from sgsc_micro.device.port import access_hint
 from sgsc_micro.device.probes import find_probes
 from sgsc_micro.firmware import tools
 from sgsc_micro.targets import Target, list_targets
@@ -139,18 +139,3 @@ def _ports() -> list[Check]:
         else:
             found.append(Check(port.device, "refused", f"{detail}, not for you", access_hint(Path(port.device))))
     return found or [Check("serial ports", "ok", "no USB serial port: boards are emulated")]
-
-
-def access_hint(device: Path) -> str:
-    """How this user gets to open a port that it may not: by the group that the port belongs to."""
-    try:
-        status = device.stat()
-        group = grp.getgrgid(status.st_gid)
-    except (OSError, KeyError):
-        return "is it still plugged in?"
-    user = os.environ.get("USER", "$USER")
-    if status.st_mode & 0o060 != 0o060 or group.gr_gid == 0:  # the group may not either, or is root's
-        return f"sudo chmod a+rw {device}, or a udev rule that does it"
-    if user in group.gr_mem:
-        return f"{user} is in the group {group.gr_name} since this session began: log in again"
-    return f"sudo adduser {user} {group.gr_name}, then log in again"

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import grp
+import os
 import select
 import termios
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import serial
 
 from sgsc_micro.errors import SgscError
 
-PERMISSION_HINT = "sudo adduser $USER dialout, then log in again"
+_BUSY_SECONDS = 0.5
+"""A lock outlives its holder by the time that a program which was started beside it takes to start."""
+_BUSY = "in use by another program", "end the terminal, monitor or sgsc that holds it (`fuser` names it)"
+_CAUSES = {
+    errno.EAGAIN: _BUSY,
+    errno.EBUSY: _BUSY,
+    errno.ENOENT: ("there is no such port", "is the board plugged in? `sgsc doctor` lists the ports it sees"),
+    errno.ENOTTY: ("it is no serial port", "`sgsc doctor` lists the ports it sees"),
+}
 
 
 class LinkError(SgscError):
@@ -44,6 +55,28 @@ class Port(Protocol):
         ...
 
 
+def open_port(port: str, baud: int, failure: type[SgscError], **options: Any) -> serial.Serial:
+    """``port``, opened for this program alone, with what had come in before thrown away.
+
+    ``options`` are pyserial's. Raises ``failure`` with the likely cause.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            opened = serial.Serial(port, baud, exclusive=True, **options)
+            opened.reset_input_buffer()
+            return opened
+        except (OSError, ValueError, termios.error) as error:  # serial.SerialException is an OSError
+            number = getattr(error, "errno", None) or 0
+            cause, hint = _CAUSES.get(number, (str(error), "`sgsc doctor` lists the ports it sees"))
+            if number in (errno.EACCES, errno.EPERM):
+                cause, hint = "no permission to use it", access_hint(Path(port))
+            if (cause, hint) == _BUSY and time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            raise failure(f"{port}: cannot be opened: {cause}", hint=hint) from error
+
+
 class SerialPort:
     """A serial port of this machine; nobody else may have it open."""
 
@@ -54,11 +87,7 @@ class SerialPort:
         """
         self.name = name
         self.baud = baud
-        try:
-            self._serial = serial.Serial(name, baud, timeout=0, write_timeout=write_seconds, exclusive=True)
-            self._serial.reset_input_buffer()
-        except (OSError, ValueError, termios.error) as error:  # serial.SerialException is an OSError
-            raise LinkError(f"{name}: cannot be opened: {error}", hint=_opening_hint(error)) from error
+        self._serial = open_port(name, baud, LinkError, timeout=0, write_timeout=write_seconds)
 
     def now(self) -> float:
         """Seconds."""
@@ -88,10 +117,16 @@ class SerialPort:
             raise LinkError(f"{self.name}: lost: {error}", hint="is the board still plugged in?") from error
 
 
-def _opening_hint(error: Exception) -> str:
-    number = getattr(error, "errno", None)
-    if number == errno.EACCES:
-        return PERMISSION_HINT
-    if number in (errno.EAGAIN, errno.EBUSY):
-        return "another program has it open: end that first"
-    return "`sgsc doctor` lists the ports it sees"
+def access_hint(device: Path) -> str:
+    """How this user gets to open a port that it may not: by the group that the port belongs to."""
+    try:
+        status = device.stat()
+        group = grp.getgrgid(status.st_gid)
+    except (OSError, KeyError):
+        return "is it still plugged in?"
+    user = os.environ.get("USER", "$USER")
+    if status.st_mode & 0o060 != 0o060 or group.gr_gid == 0:  # the group may not either, or is root's
+        return f"sudo chmod a+rw {device}, or a udev rule that does it"
+    if user in group.gr_mem:
+        return f"{user} is in the group {group.gr_name} since this session began: log in again"
+    return f"sudo adduser {user} {group.gr_name}, then log in again"

@@ -67,6 +67,12 @@ def write_report(
     return path
 
 
+def write_fleet_page(path: Path, report: dict[str, Any]) -> None:
+    """Write the page of a report on many boards to ``path``; links lead to the certificates beside it."""
+    boards = [board for stage in report["stages"] for board in stage["boards"]]
+    write_text(path, _environment().get_template("fleet.html.j2").render(report=report, boards=boards))
+
+
 def _flash(firmware: dict[str, int]) -> list[Part]:
     weights, code = firmware["weights"], firmware["code"]
     rest = firmware["flash_total"] - weights - code
@@ -96,7 +102,7 @@ def _average_bits(layers: list[dict[str, Any]]) -> float:
 
 
 def _check_command(folder: Path, place: str, target: dict[str, str]) -> str:
-    words = ["python", "-m", "sgsc_micro", "verify", f"build/{folder.resolve().name}", "--on", target["name"]]
+    words = ["python", "-m", "sgsc_micro", "verify", f"build/{folder.resolve().name}"]
     if place == "board":
         words += ["--port", target["ran_on"]]
     return shlex.join(words)
