@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 
+# Workers share the cores: threads that wait must not keep one busy.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/pytest --numprocesses auto
+
 PROGRAMS := arm-none-eabi-gcc qemu-system-arm cmake ninja gcc
 PACKAGES := gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm cmake ninja-build gcc libc6-dev python3-venv
 
@@ -16,10 +19,10 @@ demo: setup ## from a trained network to a verified certificate, under emulation
 	$(BIN)/python -m sgsc_micro build --project examples/digits --target qemu-m4
 
 test: setup lint ## everything that must pass
-	$(BIN)/pytest
+	$(PYTEST)
 
 test-slow: setup ## proofs that take minutes
-	$(BIN)/pytest -m "slow and not long"
+	$(PYTEST) -m "slow and not long"
 
 test-long: setup ## proofs that take half an hour
 	$(BIN)/pytest -m long

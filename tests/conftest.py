@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from filelock import FileLock
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 from torch import nn
@@ -25,6 +26,7 @@ from tests.board import Board
 from tests.small import make_task
 
 ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ("qemu-m4", "stm32")
 
 
 def sgsc(*arguments: str | Path, cwd: Path = ROOT) -> Result:
@@ -60,14 +62,22 @@ def results(folder: Path) -> dict[str, dict[str, object]]:
 
 
 @pytest.fixture(scope="session")
-def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a copy of the digits project and ``build/``, where it was built for both targets, really."""
-    folder = tmp_path_factory.mktemp("digits")
-    shutil.copytree(example_dir("digits"), folder / "project", ignore=shutil.ignore_patterns("*.pt", "__pycache__"))
-    for target in ("qemu-m4", "stm32"):
-        built = sgsc("build", "--project", folder / "project", "--target", target, "--output", folder / "build")
-        assert built.exit_code == 0, built.output
-        (folder / f"{target}.txt").write_text(built.stdout, encoding="utf-8")
+def digits(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with a copy of the digits project and ``build/``, where it was built for both targets, really: by the
+    worker that needs it first, for all of them."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own if worker_id == "master" else own.parent) / "digits"
+    with FileLock(folder.with_suffix(".lock")):
+        if not folder.exists():
+            shutil.copytree(
+                example_dir("digits"), folder / "project", ignore=shutil.ignore_patterns("*.pt", "__pycache__")
+            )
+            for target in TARGETS:
+                built = sgsc("build", "--project", folder / "project", "--target", target, "--output", folder / "build")
+                (folder / f"{target}.txt").write_text(built.output, encoding="utf-8")
+    for target in TARGETS:
+        output = (folder / f"{target}.txt").read_text(encoding="utf-8")
+        assert "PASSED" in output, output
     return folder
 
 

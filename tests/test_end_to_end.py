@@ -14,9 +14,7 @@ from elftools.elf.elffile import ELFFile
 
 from sgsc_micro import preserve, reference
 from sgsc_micro.verification import read_network
-from tests.conftest import sgsc
-
-TARGETS = ("qemu-m4", "stm32")
+from tests.conftest import TARGETS, sgsc
 
 
 def _certificate(folder: Path) -> dict[str, Any]:
