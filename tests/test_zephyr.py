@@ -10,6 +10,7 @@ import pytest
 
 from sgsc_micro.artifacts import built_for
 from sgsc_micro.codegen.library import ZEPHYR_MODULE
+from sgsc_micro.device.doctor import checks
 from sgsc_micro.errors import SgscError
 from sgsc_micro.files import data_dir
 from sgsc_micro.targets import Target, list_targets, load_target
@@ -125,6 +126,17 @@ def test_without_a_tree_the_error_says_what_to_set(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("ZEPHYR_BASE", str(tmp_path))
     with pytest.raises(SgscError, match="no Zephyr tree in"):
         load_target("zephyr:unbuilt_board")
+
+
+def test_doctor_says_which_tree_there_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("ZEPHYR_BASE", raising=False)
+    (absent,) = (check for check in checks() if check.name == "Zephyr")
+    assert (absent.verdict, absent.detail, absent.stands_in_the_way) == ("optional", "ZEPHYR_BASE is not set", False)
+    assert "docs/zephyr.md" in absent.hint
+    (tmp_path / "VERSION").write_text("VERSION_MAJOR = 3\nVERSION_MINOR = 7\nPATCHLEVEL = 2\n")
+    monkeypatch.setenv("ZEPHYR_BASE", str(tmp_path))
+    (found,) = (check for check in checks() if check.name == "Zephyr")
+    assert found.ok and found.detail == f"3.7.2 in {tmp_path.resolve()}"
 
 
 SAID = {

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import zlib
@@ -20,9 +21,12 @@ pytest.importorskip("tflite_micro", reason="models are written with the schema o
 from sgsc_micro import reference
 from sgsc_micro.codegen.library import ZEPHYR_MODULE, zephyr_files
 from sgsc_micro.device import LinkError, connect
+from sgsc_micro.device.boards import Site
+from sgsc_micro.device.flash.base import Job
+from sgsc_micro.device.flash.programs import WestFlasher
 from sgsc_micro.errors import SgscError
-from sgsc_micro.firmware import FirmwareImage, build_firmware, tools
-from sgsc_micro.targets import Target, load_target
+from sgsc_micro.firmware import FirmwareImage, build_firmware, read_image, tools
+from sgsc_micro.targets import Target, West, load_target
 from sgsc_micro.verification import read_network
 from sgsc_micro.zephyr import find_tree, zephyr_target
 from tests.bars import INPUT, write_project
@@ -45,6 +49,13 @@ def _roots() -> Iterator[None]:
         for root in ("BOARD_ROOT", "SOC_ROOT"):
             patch.setenv(root, str(OUT_OF_TREE))
         yield
+
+
+def zephyr(board: str) -> str:
+    """The target's name, where the tree has the board."""
+    if board == "mps2_an386" and not (Path(BASE or "") / "soc" / "arm" / "common" / "cortex_m").is_dir():
+        pytest.skip(f"{OUT_OF_TREE} is for trees whose boards lie by architecture, as up to Zephyr 3.6")
+    return f"zephyr:{board}"
 
 
 def zephyr_library(folder: Path, arena: int = 777) -> DummyLibrary:
@@ -121,9 +132,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_from_a_network_to_a_certificate_on_an_emulated_board(
     project: Path, board: str, machine: str, kernels: str, tmp_path: Path
 ) -> None:
-    if board == "mps2_an386" and not (Path(BASE or "") / "soc" / "arm" / "common" / "cortex_m").is_dir():
-        pytest.skip("tests/zephyr_root is for trees whose boards lie by architecture, as up to Zephyr 3.6")
-    target = f"zephyr:{board}"
+    target = zephyr(board)
     assert load_target(target).instruction_set == kernels
     done = build_project(project, target=target)
     assert done.exit_code == 0, done.output
@@ -138,6 +147,33 @@ def test_from_a_network_to_a_certificate_on_an_emulated_board(
     done = sgsc("run", build, "--on", target, "--input", tmp_path / "x.npy", "--output", tmp_path / "y.npy")
     assert done.exit_code == 0, done.output
     assert np.array_equal(np.load(tmp_path / "y.npy"), exact(build, inputs))
+
+
+def test_west_hands_the_image_to_the_board_s_flasher(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a workspace whose pyocd, the flasher that the board's own file names, only keeps what it is told."""
+    if shutil.which("west") is None:
+        pytest.skip("west is not installed")
+    target = zephyr("mps2_an386")
+    done = build_project(project, "--until", "firmware", target=target)
+    assert done.exit_code == 0, done.output
+    board = load_target(target).require_board()
+    image = read_image(project / "build" / "bars-zephyr-mps2_an386" / "firmware")
+    (tmp_path / ".west").mkdir()
+    (tmp_path / ".west" / "config").write_text("[manifest]\npath = zephyr\n[zephyr]\nbase = zephyr\n")
+    (tmp_path / "zephyr").symlink_to(BASE or "")
+    pyocd = tmp_path / "pyocd"
+    pyocd.write_text(f'#!/bin/sh\nfor word; do echo "$word"; done > {tmp_path}/told\n')
+    pyocd.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    site = Site("/dev/null")
+    WestFlasher(West()).write(Job(image, board.flash.origin, board.flash.bytes, site), lambda text: None)
+    command, *words, file = (tmp_path / "told").read_text().splitlines()
+    assert command == "flash" and "cortex_m" in words
+    subprocess.run(["arm-none-eabi-objcopy", "-I", "ihex", "-O", "binary", file, tmp_path / "bin"], check=True)
+    assert (tmp_path / "bin").read_bytes() == image.binary.read_bytes()
 
 
 def bars_inputs(project: Path) -> np.ndarray:
@@ -258,7 +294,7 @@ def test_an_overlay_chooses_the_port_and_makes_another_target(tmp_path: Path, mo
 
 
 def test_targets_show_asks_zephyr() -> None:
-    done = sgsc("targets", "show", "zephyr:mps2_an386")
+    done = sgsc("targets", "show", zephyr("mps2_an386"))
     assert done.exit_code == 0, done.output
     for words in ("zephyr:mps2_an386", "DSP", "4,194,304 bytes", "115,200 baud", "mps2-an386"):
         assert words in done.output

@@ -14,8 +14,10 @@ from serial.tools import list_ports
 
 from sgsc_micro.device.port import access_hint
 from sgsc_micro.device.probes import find_probes
+from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import tools
 from sgsc_micro.targets import Target, list_targets
+from sgsc_micro.zephyr import find_tree
 
 UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
 PROBE_SECONDS = 10.0
@@ -53,9 +55,9 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """The programs that builds need, those that flash, then each USB probe and serial port that is there."""
+    """The programs that builds need, a Zephyr tree, what flashes, then each USB probe and serial port that is there."""
     found = [_program(program) for program in tools.DEBIAN_PACKAGE]
-    return found + _libraries() + _machines() + _flashers() + _probes() + _ports()
+    return found + _libraries() + _machines() + [_zephyr()] + _flashers() + _probes() + _ports()
 
 
 def programs_for(target: Target) -> list[Check]:
@@ -101,6 +103,15 @@ def _ask(*command: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout
+
+
+def _zephyr() -> Check:
+    """The tree that targets ``zephyr:BOARD`` are built with."""
+    try:
+        tree = find_tree()
+    except SgscError as error:
+        return Check("Zephyr", "optional", error.message, error.hint)
+    return Check("Zephyr", "ok", f"{tree.version} in {tree.base}")
 
 
 def _flashers() -> list[Check]:
