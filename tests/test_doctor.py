@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,40 @@ def test_ports_say_which_boards_they_may_be_and_whether_they_may_be_opened(monke
     assert "as on nucleo-f446re, nucleo-f746zg" in named(found, "/dev/ttyACM1").detail
     assert named(found, "/dev/ttyUSB0").verdict == "refused" and named(found, "/dev/ttyUSB0").hint
     assert not any("ttyS0" in check.name for check in found)
+
+
+def test_a_port_that_a_program_holds_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = os.openpty()
+    name = os.ttyname(terminal)
+    monkeypatch.setattr(doctor.list_ports, "comports", lambda: [port(name, 0x0483, 0x374B, "ST-Link")])
+    held = named(checks(), name)
+    assert held.verdict == "refused" and f"(process {os.getpid()})" in held.detail and held.hint.startswith("end ")
+    os.close(terminal)
+    assert named(checks(), name).ok
+    os.close(main)
+
+
+@pytest.mark.parametrize(
+    ("base", "verdict", "words"),
+    [
+        (None, "optional", "ZEPHYR_BASE is not set"),
+        ("none", "missing", "no Zephyr tree in"),
+        (
+            "VERSION_MAJOR = 3\nVERSION_MINOR = 4\nPATCHLEVEL = 0\n",
+            "ok",
+            "3.4.0 in",
+        ),
+    ],
+)
+def test_zephyr_is_needed_where_it_is_named(
+    base: str | None, verdict: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZEPHYR_BASE", raising=False)
+    if base is not None:
+        (tmp_path / "VERSION").write_text(base)
+        monkeypatch.setenv("ZEPHYR_BASE", str(tmp_path))
+    zephyr = named(checks(), "Zephyr")
+    assert zephyr.verdict == verdict and words in zephyr.detail
 
 
 @pytest.mark.parametrize(

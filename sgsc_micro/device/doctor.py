@@ -14,8 +14,10 @@ from serial.tools import list_ports
 
 from sgsc_micro.device.port import access_hint
 from sgsc_micro.device.probes import find_probes
+from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import tools
 from sgsc_micro.targets import Target, list_targets
+from sgsc_micro.zephyr import find_tree
 
 UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
 PROBE_SECONDS = 10.0
@@ -36,7 +38,7 @@ class Check:
 
     name: str
     verdict: Literal["ok", "missing", "refused", "optional"]
-    """``refused``: it is there, but not for this user; ``optional``: not there, and not always needed."""
+    """``refused``: it is there, but not to be had; ``optional``: not there, and not always needed."""
     detail: str
     hint: str = ""
     """What to do where it is not ok."""
@@ -53,9 +55,9 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """The programs that builds need, those that flash, then each USB probe and serial port that is there."""
+    """The programs that builds need, those that flash, Zephyr, then each USB probe and serial port that is there."""
     found = [_program(program) for program in tools.DEBIAN_PACKAGE]
-    return found + _libraries() + _machines() + _flashers() + _probes() + _ports()
+    return found + _libraries() + _machines() + _flashers() + [_zephyr()] + _probes() + _ports()
 
 
 def programs_for(target: Target) -> list[Check]:
@@ -111,6 +113,14 @@ def _flashers() -> list[Check]:
     ]
 
 
+def _zephyr() -> Check:
+    try:
+        tree = find_tree()
+    except SgscError as error:
+        return Check("Zephyr", "missing" if os.environ.get("ZEPHYR_BASE") else "optional", error.message, error.hint)
+    return Check("Zephyr", "ok", f"{tree.version} in {tree.base}")
+
+
 def _probes() -> list[Check]:
     return [
         Check(
@@ -134,8 +144,22 @@ def _ports() -> list[Check]:
             continue  # a port of the main board, not of a development board
         usb_id = f"{port.vid:04x}:{port.pid:04x}"
         detail = f"{usb_id} {port.description}" + (f", as on {', '.join(boards[usb_id])}" if usb_id in boards else "")
-        if os.access(port.device, os.R_OK | os.W_OK):
-            found.append(Check(port.device, "ok", detail))
-        else:
+        if not os.access(port.device, os.R_OK | os.W_OK):
             found.append(Check(port.device, "refused", f"{detail}, not for you", access_hint(Path(port.device))))
+        elif user := _user_of(port.device):
+            found.append(Check(port.device, "refused", f"{detail}, in use by {user}", f"end {user}"))
+        else:
+            found.append(Check(port.device, "ok", detail))
     return found or [Check("serial ports", "ok", "no USB serial port: boards are emulated")]
+
+
+def _user_of(device: str) -> str | None:
+    """The program that has a port open, as far as this user may see."""
+    place = os.path.realpath(device)
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(entry.readlink()) == place:
+                return f"{(entry.parents[1] / 'comm').read_text().strip()} (process {entry.parts[2]})"
+        except OSError:  # it has ended or closed it, or is somebody else's
+            continue
+    return None
