@@ -190,14 +190,17 @@ def test_a_qemu_without_a_twin_s_machine_is_told(program: Program) -> None:
     assert named(checks(), "emulated twins").ok
 
 
-def test_a_flasher_that_is_not_there_stands_in_nobody_s_way(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+def test_a_flasher_that_is_not_there_stands_in_nobody_s_way(program: Program) -> None:
     program("openocd", "")
     found = checks()
     assert named(found, "openocd").ok
     west = named(found, "west")
     assert (west.verdict, west.stands_in_the_way, west.hint) == ("optional", False, "pip install west")
+    assert {"pyocd", "stm32loader"} < {check.name for check in found}
     assert named(found, "cmake").stands_in_the_way
+    shown = sgsc("targets", "show", "stm32").stdout
+    assert "flashers   openocd, " in shown and "stm32loader" in shown
+    assert "openocd (missing: sudo apt install openocd)" not in shown and "chip_id" not in shown
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,22 @@ import dataclasses
 import os
 import shutil
 import subprocess
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from serial.tools import list_ports
 
+from sgsc_micro.device.flash import flashers_of
 from sgsc_micro.device.port import access_hint
-from sgsc_micro.device.probes import find_probes
+from sgsc_micro.device.probes import UDEV_HINT, find_probes
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import tools
-from sgsc_micro.targets import Target, list_targets
+from sgsc_micro.targets import Flashers, Target, West, list_targets
 from sgsc_micro.zephyr import find_tree
 
-UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
 PROBE_SECONDS = 10.0
 """How long a program may take to say what it is."""
-
-_FLASHERS = {
-    "openocd": "sudo apt install openocd",
-    "pyocd": "pip install pyocd",
-    "stm32loader": "pip install stm32loader",
-    "west": "pip install west",
-}
-"""What can write a board's flash, and how to get it; which of them a board takes is in its target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +49,8 @@ class Check:
 def checks() -> list[Check]:
     """The programs that builds need, those that flash, Zephyr, then each USB probe and serial port that is there."""
     found = [_program(program) for program in tools.DEBIAN_PACKAGE]
-    return found + _libraries() + _machines() + _flashers() + [_zephyr()] + _probes() + _ports()
+    ways = [target.board.flashers for target in list_targets() if target.board] + [Flashers(west=West())]
+    return found + _libraries() + _machines() + flasher_checks(ways) + [_zephyr()] + _probes() + _ports()
 
 
 def programs_for(target: Target) -> list[Check]:
@@ -105,11 +98,12 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
-def _flashers() -> list[Check]:
-    there = {name: shutil.which(name) or (name if find_spec(name) else None) for name in _FLASHERS}
+def flasher_checks(ways: Sequence[Flashers]) -> list[Check]:
+    """Each way of flashing that ``ways`` have, once: whether what it needs is installed."""
+    known = {flasher.method: flasher.lacks() for each in ways for flasher in flashers_of(each)}
     return [
-        Check(name, "ok" if path else "optional", path or "not installed", "" if path else _FLASHERS[name])
-        for name, path in there.items()
+        Check(method, "optional" if lacks else "ok", "not installed" if lacks else "installed", lacks or "")
+        for method, lacks in known.items()
     ]
 
 
