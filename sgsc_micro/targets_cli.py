@@ -106,6 +106,7 @@ def _about_board(board: Board) -> Iterator[tuple[str, str]]:
     yield "port", f"{serial.baud:,} baud{_pins(defines)}{usb}"
     yield "drivers", ", ".join(f"{kind}_{keys.pop(kind)}.c" for kind in ("chip", "uart") if kind in keys)
     twin = keys.pop("emulator")
+    del keys["flashers"]  # below, with what they need
     yield from ((key, _words(value)) for key, value in keys.items())
     small = f", with {twin.ram_bytes:,} bytes of RAM" if twin and twin.ram_bytes else ""
     yield "twin", f"QEMU's {twin.machine}{small}" if twin else "none: verify it on the board"
@@ -132,8 +133,14 @@ def _words(value: object) -> str:
 
 
 def _needs(target: Target) -> list[tuple[str, str]]:
-    from sgsc_micro.device.doctor import programs_for
+    """What builds and flashes, and how to get what is not here."""
+    from sgsc_micro.device.doctor import flasher_checks, programs_for
 
-    found = programs_for(target)
-    words = [check.name if check.ok else f"{check.name} (missing: {check.hint})" for check in found]
-    return [("needs", ", ".join(words))]
+    found = {"needs": programs_for(target)}
+    if target.board is not None:
+        found["flashers"] = flasher_checks([target.board.flashers])
+    words = {
+        what: ", ".join(check.name if check.ok else f"{check.name} (missing: {check.hint})" for check in checks)
+        for what, checks in found.items()
+    }
+    return [(what, text) for what, text in words.items() if text]

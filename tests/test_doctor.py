@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import grp
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,40 @@ def test_ports_say_which_boards_they_may_be_and_whether_they_may_be_opened(monke
     assert not any("ttyS0" in check.name for check in found)
 
 
+def test_a_port_that_a_program_holds_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    main, terminal = os.openpty()
+    name = os.ttyname(terminal)
+    monkeypatch.setattr(doctor.list_ports, "comports", lambda: [port(name, 0x0483, 0x374B, "ST-Link")])
+    held = named(checks(), name)
+    assert held.verdict == "refused" and f"(process {os.getpid()})" in held.detail and held.hint.startswith("end ")
+    os.close(terminal)
+    assert named(checks(), name).ok
+    os.close(main)
+
+
+@pytest.mark.parametrize(
+    ("base", "verdict", "words"),
+    [
+        (None, "optional", "ZEPHYR_BASE is not set"),
+        ("none", "missing", "no Zephyr tree in"),
+        (
+            "VERSION_MAJOR = 3\nVERSION_MINOR = 4\nPATCHLEVEL = 0\n",
+            "ok",
+            "3.4.0 in",
+        ),
+    ],
+)
+def test_zephyr_is_needed_where_it_is_named(
+    base: str | None, verdict: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ZEPHYR_BASE", raising=False)
+    if base is not None:
+        (tmp_path / "VERSION").write_text(base)
+        monkeypatch.setenv("ZEPHYR_BASE", str(tmp_path))
+    zephyr = named(checks(), "Zephyr")
+    assert zephyr.verdict == verdict and words in zephyr.detail
+
+
 @pytest.mark.parametrize(
     ("mode", "gid", "members", "hint"),
     [
@@ -155,14 +190,17 @@ def test_a_qemu_without_a_twin_s_machine_is_told(program: Program) -> None:
     assert named(checks(), "emulated twins").ok
 
 
-def test_a_flasher_that_is_not_there_stands_in_nobody_s_way(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+def test_a_flasher_that_is_not_there_stands_in_nobody_s_way(program: Program) -> None:
     program("openocd", "")
     found = checks()
     assert named(found, "openocd").ok
     west = named(found, "west")
     assert (west.verdict, west.stands_in_the_way, west.hint) == ("optional", False, "pip install west")
+    assert {"pyocd", "stm32loader"} < {check.name for check in found}
     assert named(found, "cmake").stands_in_the_way
+    shown = sgsc("targets", "show", "stm32").stdout
+    assert "flashers   openocd, " in shown and "stm32loader" in shown
+    assert "openocd (missing: sudo apt install openocd)" not in shown and "chip_id" not in shown
 
 
 @pytest.mark.parametrize(

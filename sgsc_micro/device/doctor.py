@@ -6,30 +6,22 @@ import dataclasses
 import os
 import shutil
 import subprocess
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from serial.tools import list_ports
 
+from sgsc_micro.device.flash import flashers_of
 from sgsc_micro.device.port import access_hint
-from sgsc_micro.device.probes import find_probes
+from sgsc_micro.device.probes import UDEV_HINT, find_probes
 from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import tools
-from sgsc_micro.targets import Target, list_targets
+from sgsc_micro.targets import Flashers, Target, West, list_targets
 from sgsc_micro.zephyr import find_tree
 
-UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
 PROBE_SECONDS = 10.0
 """How long a program may take to say what it is."""
-
-_FLASHERS = {
-    "openocd": "sudo apt install openocd",
-    "pyocd": "pip install pyocd",
-    "stm32loader": "pip install stm32loader",
-    "west": "pip install west",
-}
-"""What can write a board's flash, and how to get it; which of them a board takes is in its target."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +30,7 @@ class Check:
 
     name: str
     verdict: Literal["ok", "missing", "refused", "optional"]
-    """``refused``: it is there, but not for this user; ``optional``: not there, and not always needed."""
+    """``refused``: it is there, but not to be had; ``optional``: not there, and not always needed."""
     detail: str
     hint: str = ""
     """What to do where it is not ok."""
@@ -55,9 +47,10 @@ class Check:
 
 
 def checks() -> list[Check]:
-    """The programs that builds need, a Zephyr tree, what flashes, then each USB probe and serial port that is there."""
+    """The programs that builds need, those that flash, Zephyr, then each USB probe and serial port that is there."""
     found = [_program(program) for program in tools.DEBIAN_PACKAGE]
-    return found + _libraries() + _machines() + [_zephyr()] + _flashers() + _probes() + _ports()
+    ways = [target.board.flashers for target in list_targets() if target.board] + [Flashers(west=West())]
+    return found + _libraries() + _machines() + flasher_checks(ways) + [_zephyr()] + _probes() + _ports()
 
 
 def programs_for(target: Target) -> list[Check]:
@@ -105,21 +98,21 @@ def _ask(*command: str) -> str:
     return done.stdout
 
 
+def flasher_checks(ways: Sequence[Flashers]) -> list[Check]:
+    """Each way of flashing that ``ways`` have, once: whether what it needs is installed."""
+    known = {flasher.method: flasher.lacks() for each in ways for flasher in flashers_of(each)}
+    return [
+        Check(method, "optional" if lacks else "ok", "not installed" if lacks else "installed", lacks or "")
+        for method, lacks in known.items()
+    ]
+
+
 def _zephyr() -> Check:
-    """The tree that targets ``zephyr:BOARD`` are built with."""
     try:
         tree = find_tree()
     except SgscError as error:
-        return Check("Zephyr", "optional", error.message, error.hint)
+        return Check("Zephyr", "missing" if os.environ.get("ZEPHYR_BASE") else "optional", error.message, error.hint)
     return Check("Zephyr", "ok", f"{tree.version} in {tree.base}")
-
-
-def _flashers() -> list[Check]:
-    there = {name: shutil.which(name) or (name if find_spec(name) else None) for name in _FLASHERS}
-    return [
-        Check(name, "ok" if path else "optional", path or "not installed", "" if path else _FLASHERS[name])
-        for name, path in there.items()
-    ]
 
 
 def _probes() -> list[Check]:
@@ -145,8 +138,22 @@ def _ports() -> list[Check]:
             continue  # a port of the main board, not of a development board
         usb_id = f"{port.vid:04x}:{port.pid:04x}"
         detail = f"{usb_id} {port.description}" + (f", as on {', '.join(boards[usb_id])}" if usb_id in boards else "")
-        if os.access(port.device, os.R_OK | os.W_OK):
-            found.append(Check(port.device, "ok", detail))
-        else:
+        if not os.access(port.device, os.R_OK | os.W_OK):
             found.append(Check(port.device, "refused", f"{detail}, not for you", access_hint(Path(port.device))))
+        elif user := _user_of(port.device):
+            found.append(Check(port.device, "refused", f"{detail}, in use by {user}", f"end {user}"))
+        else:
+            found.append(Check(port.device, "ok", detail))
     return found or [Check("serial ports", "ok", "no USB serial port: boards are emulated")]
+
+
+def _user_of(device: str) -> str | None:
+    """The program that has a port open, as far as this user may see."""
+    place = os.path.realpath(device)
+    for entry in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            if str(entry.readlink()) == place:
+                return f"{(entry.parents[1] / 'comm').read_text().strip()} (process {entry.parts[2]})"
+        except OSError:  # it has ended or closed it, or is somebody else's
+            continue
+    return None

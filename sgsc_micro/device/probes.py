@@ -8,6 +8,7 @@ from pathlib import Path
 
 SYSFS = Path("/sys/bus/usb/devices")
 NODES = Path("/dev/bus/usb")
+UDEV_HINT = "sudo apt install openocd brings the udev rules; then plug it in again"
 
 _BY_ID = {
     "0483:3748": "ST-LINK/V2",

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from sgsc_micro.device.boards import Site
-from sgsc_micro.device.doctor import UDEV_HINT
 from sgsc_micro.device.flash.base import PROTECTED, FlashError, Job, Progress
+from sgsc_micro.device.probes import UDEV_HINT
 from sgsc_micro.targets import OpenOcd, PyOcd, West
 
 PROGRAM_SECONDS = 180.0

@@ -56,7 +56,7 @@ def choose_flasher(target: Target, site: Site, method: str | None = None) -> Fla
 
     Errors: ``FlashError`` saying what to install, or that the target has none.
     """
-    known = _flashers(target.require_board().flashers)
+    known = flashers_of(target.require_board().flashers)
     named = [flasher for flasher in known if method in (None, flasher.method)]
     if not named:
         what = f"is not flashed with {method}" if method and known else "has no flasher"
@@ -79,7 +79,7 @@ def choose_flasher(target: Target, site: Site, method: str | None = None) -> Fla
     return ready
 
 
-def _flashers(ways: Flashers) -> list[Flasher]:
+def flashers_of(ways: Flashers) -> list[Flasher]:
     """Those that a target has, the preferred first."""
     made: list[Flasher] = []
     if ways.openocd:
