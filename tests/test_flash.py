@@ -23,7 +23,6 @@ from hypothesis import strategies as st
 from serial.tools import list_ports
 from serial.tools.list_ports_common import ListPortInfo
 
-from sgsc_micro import artifacts
 from sgsc_micro.artifacts import LIBRARY, make_firmware
 from sgsc_micro.device import Device, LinkError, connect
 from sgsc_micro.device.boards import Site
@@ -290,7 +289,6 @@ def build(library: DummyLibrary, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_the_command_flashes_the_only_board_there_is(
     board: Board, build: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts, "load_target", lambda name: TARGET)
     info = ListPortInfo(board.port)
     info.vid, info.pid, info.serial_number = 0x0483, 0x374B, "066BFF"
     monkeypatch.setattr(list_ports, "comports", lambda: [info])
