@@ -17,17 +17,17 @@ from sgsc_micro.errors import SgscError
 from sgsc_micro.firmware import build_firmware
 from sgsc_micro.passes import optimise
 from sgsc_micro.passes.plan import read_plan
-from sgsc_micro.targets import Target, load_target
+from sgsc_micro.targets import BareMetalTarget, load_target
 from tests.graphs import GraphBuilder
 
 FAST, PSRAM = 0x2020_0000, 0x2100_0000
 
 
-def board_with(*arena: dict[str, Any], ram: int = 0x20_0000) -> Target:
+def board_with(*arena: dict[str, Any], ram: int = 0x20_0000) -> BareMetalTarget:
     """QEMU's MPS2 with these memories for the arena beside ``ram`` bytes of RAM."""
     fields = load_target("qemu-m4").model_dump()
     fields["board"] |= {"arena": arena, "ram": {"origin": 0x2000_0000, "bytes": ram}}
-    return Target.model_validate(fields)
+    return BareMetalTarget.model_validate(fields)
 
 
 def network() -> Any:

@@ -21,7 +21,7 @@ from sgsc_micro.codegen import to_stored, write_library
 from sgsc_micro.compiler_flags import Objective, Optimize
 from sgsc_micro.device import connect
 from sgsc_micro.files import data_dir
-from sgsc_micro.firmware import build, build_firmware
+from sgsc_micro.firmware import bare_metal, build_firmware
 from sgsc_micro.passes import optimise
 from sgsc_micro.targets import load_target
 from tests.conftest import edit
@@ -64,7 +64,7 @@ def _interrupt(monkeypatch: pytest.MonkeyPatch, folder: Path, target_name: str) 
     measure = folder / "firmware_templates" / "bare_metal" / "measure.c"
     edit(measure, COUNTING_HANDLER, DESTROYING_HANDLER)
     edit(measure, "(1u << 24)", f"{period}u")
-    monkeypatch.setattr(build, "data_dir", lambda name: folder / name)
+    monkeypatch.setattr(bare_metal, "data_dir", lambda name: folder / name)
     return period
 
 

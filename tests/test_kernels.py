@@ -189,8 +189,10 @@ def test_helium_gives_the_references_bytes_at_every_width(
 def test_the_same_network_gives_the_same_files(tmp_path: Path) -> None:
     for folder in ("one", "two"):
         write_library(optimise(random_graph(3)[0]), tmp_path / folder, "graph")
-    for path in (tmp_path / "one").iterdir():
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes()
 
 
 def test_an_accumulator_that_could_overflow_names_the_layer() -> None:
