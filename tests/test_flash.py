@@ -171,6 +171,24 @@ def test_a_flipped_bit_never_writes_another_image(image: FirmwareImage, session:
         assert board.flash[: len(content)] == content and board.rom.started == ORIGIN
 
 
+def test_what_a_killed_program_left_on_its_way_is_answered_to_nobody(
+    image: FirmwareImage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Board(TARGET) as board:
+        board.boots_after_go = False
+        rom, feed = board.rom, board.rom.feed
+
+        def slow(byte: int) -> bytes:
+            time.sleep(0.002 if rom.received < 300 else 0)
+            return feed(byte)
+
+        monkeypatch.setattr(rom, "feed", slow)
+        with serial.Serial(board.port) as port:
+            port.write(b"\x7f" + bytes(300))  # 150 times nonsense, each answered while the next program knocks
+        write(board, image)
+        assert rom.started == ORIGIN
+
+
 def test_half_written_images_boot_and_are_not_taken_for_good(image: FirmwareImage, session: BootRom) -> None:
     """Boards that held the same image, cut off while it was erased, between two blocks, and inside of the first."""
     content = image.binary.read_bytes()

@@ -26,7 +26,7 @@ BAUD = 115_200
 ANSWER_SECONDS = 2.0
 ERASE_SECONDS = 40.0
 """AN3155 names none; the largest STM32F4 takes 32 s (RM0090: mass erase)."""
-SYNC_SECONDS = 0.3
+SYNC_SECONDS, QUIET_SECONDS = 0.3, 0.1
 
 _SYNC, _ACK, _NACK = b"\x7f", b"\x79", b"\x1f"
 _FLOOD = 300
@@ -83,15 +83,28 @@ class _Line:
         time.sleep(0.3)
 
     def synchronise(self) -> bytes:
-        """What the boot ROM answers to a first byte, or to one that makes no sense to it; empty if nothing."""
+        """What the boot ROM answers to a first byte, or to one that makes no sense to it; empty if nothing.
+
+        One byte, then silence: more are answers to what an earlier program left on its way.
+        """
         answer = b""
-        with self.patience(SYNC_SECONDS):
-            for knock in (_SYNC, _SYNC, _SYNC * _FLOOD, _SYNC, _SYNC):
-                self.write(knock)
-                answer = self._serial.read(len(knock)) or answer
-                if knock == _SYNC and answer in (_ACK, _NACK):
-                    break
+        for knock in (_SYNC, _SYNC, _SYNC * _FLOOD, _SYNC, _SYNC):
+            self.write(knock)
+            heard = self._heard()
+            answer = heard or answer
+            if knock == _SYNC and heard in (_ACK, _NACK):
+                break
         return answer[-1:]
+
+    def _heard(self) -> bytes:
+        """All that comes until it is quiet; a program that never is, is left after a while."""
+        with self.patience(SYNC_SECONDS):
+            heard: bytes = self._serial.read(1)
+        end = time.monotonic() + ANSWER_SECONDS
+        with self.patience(QUIET_SECONDS):
+            while heard and time.monotonic() < end and (more := self._serial.read(_FLOOD)):
+                heard += more
+        return heard
 
     @contextlib.contextmanager
     def patience(self, seconds: float) -> Iterator[None]:
@@ -146,8 +159,9 @@ class BootRomFlasher:
             )
 
     def _check_chip(self, port: str, rom: Stm32Bootloader, job: Job) -> None:
-        rom.get()  # which commands it has
-        chip = rom.get_id()
+        with _understood(port):  # even a protected chip allows these
+            rom.get()  # which commands it has
+            chip = rom.get_id()
         if chip != self.settings.chip_id:
             raise FlashError(
                 f"{port}: the chip is a 0x{chip:03x}, not a 0x{self.settings.chip_id:03x}",
@@ -190,6 +204,19 @@ def _write_image(port: str, rom: Stm32Bootloader, job: Job, progress: Progress) 
 
 
 @contextlib.contextmanager
+def _understood(port: str) -> Iterator[None]:
+    """Commands that no chip refuses."""
+    from stm32loader.bootloader import CommandError
+
+    try:
+        yield
+    except CommandError as error:
+        raise FlashError(
+            f"{port}: the boot ROM did not understand ({error})", hint="bytes were spoiled on the line: flash again"
+        ) from error
+
+
+@contextlib.contextmanager
 def _explained(port: str) -> Iterator[None]:
     """What goes wrong on the line, in words."""
     from stm32loader.bootloader import CommandError
@@ -202,9 +229,8 @@ def _explained(port: str) -> Iterator[None]:
                 f"{port}: the boot ROM refuses to touch the flash: {PROTECTED}",
                 hint=f"taking it off erases the chip: stm32loader --port {port} --unprotect; then flash again",
             ) from error
-        raise FlashError(
-            f"{port}: the boot ROM did not understand ({error})", hint="bytes were spoiled on the line: flash again"
-        ) from error
+        with _understood(port):
+            raise
     except _SilenceError as error:
         raise FlashError(
             f"{port}: the boot ROM fell silent", hint="was the supply or the line cut? Press RESET and flash again"
