@@ -6,7 +6,7 @@ All quantise alike: integers of b bits times 2^e. Learned are the width and the 
 the width and the exponent (2301.13142), or the step and the reach, from which the width follows (1905.11452, Sony's
 Mixed Precision DNNs). Without a guard, so that every run ends at the budget and what is compared is accuracy on
 held-out data (C and T). Prints a Markdown table, mean and standard deviation over seeds, and writes
-benchmarks/results/ablation.json: rows of parametrisation, seed, budget, bytes, right, cases.
+benchmarks/results/ablation.json as they come: rows of parametrisation, seed, budget, bytes, right, cases.
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ def main() -> None:
         )
         build.run("preserve")
         plans = [(name, seed, limit) for limit in BUDGETS for name in VARIANTS for seed in range(given.seeds)]
-        rows = [measure(*plan, build) for plan in track(plans, "compressing")]
-    write_json(RESULTS, rows)
+        rows = []
+        for plan in track(plans, "compressing"):
+            rows.append(measure(*plan, build))
+            write_json(RESULTS, rows)
     print(table(rows))
 
 
