@@ -47,7 +47,7 @@ bench-kernels: setup ## instructions of the kernels on emulated Cortex-M cores, 
 bench-compression: setup ## networks of real tasks compressed, beside their peers (hours; a task alone: --task keywords)
 	$(BIN)/python -m benchmarks.compression
 
-bench-ablation: setup ## what of a channel's quantiser is learned (10 minutes)
+bench-ablation: setup ## what of a channel's quantiser is learned (half an hour)
 	$(BIN)/python benchmarks/ablation.py
 
 bench-restore: setup ## what floors from blame are worth beside retraining only (some minutes)

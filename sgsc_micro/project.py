@@ -157,6 +157,8 @@ class CompressionConfig(_Table):
     """What the whole network at 8 bits costs beyond what a step aims at, in units of the task loss."""
     distillation: Share = 0.5
     """Share of the loss that asks for the reference's distribution and not for the label."""
+    mixing: Share = 0.5
+    """Share of another input that is mixed into one, at most; 0 for a network that does not even fit its inputs."""
     seed: Count = 0
 
 

@@ -122,6 +122,7 @@ class _Bench:
             torch.from_numpy(inputs),
             torch.from_numpy(labels),
             torch.ones(len(labels)),
+            torch.ones(len(labels)),
             0,
             self.task.augment,
         )

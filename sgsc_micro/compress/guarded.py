@@ -87,8 +87,8 @@ class SelfCompression:
         """Cases that steps were refused for weigh twice as much for every one of these, within limits."""
         times = torch.tensor([proposal.lost.get(case, 0) for case in self.cases.ids.tolist()])
         weights = self.lessons.weights.clone()
-        weights[-len(times) :] *= (2.0**times).clamp(max=training.HEAVIEST)
-        return replace(self.lessons, weights=weights)
+        weights[-len(times) :] *= 2.0**times
+        return replace(self.lessons, weights=torch.minimum(weights, self.lessons.heaviest))
 
     def export(self, state: QuantisedNetwork) -> tvm.IRModule:
         """As Relax QDQ."""
@@ -171,9 +171,10 @@ def _lessons(
     x = np.concatenate([inputs, preserve.inputs]).astype(np.float32)
     y = np.concatenate([labels, preserve.labels]).astype(np.int64)
     heavier = max(1.0, PRESERVED * len(labels) / float(preserve.weights.sum()))
-    weights = np.concatenate([np.ones(len(labels)), heavier * preserve.weights]).astype(np.float32)
-    tensors = map(torch.from_numpy, (x, y, weights))
-    return Lessons(reference, *tensors, len(preserve), augment)  # type: ignore[call-arg]
+    repeats = round(heavier)
+    weights = np.concatenate([np.ones(len(labels)), heavier / repeats * preserve.weights]).astype(np.float32)
+    tensors = map(torch.from_numpy, (x, y, weights, training.HEAVIEST * weights))
+    return Lessons(reference, *tensors, len(preserve), augment, repeats)  # type: ignore[call-arg]
 
 
 def _identity(
@@ -191,7 +192,7 @@ def _identity(
 
     return {
         "network": digest(list(network.state_dict().values())),
-        "training": digest([lessons.inputs, lessons.labels, lessons.weights]),
+        "training": digest([lessons.inputs, lessons.labels, lessons.weights, lessons.visits()]),
         "preserve": preserve.content_hash,
         "config": config.model_dump(),
         "policy": policy.model_dump(),

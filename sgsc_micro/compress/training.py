@@ -17,7 +17,7 @@ from sgsc_micro.project import CompressionConfig
 
 SETTLE = "settle"
 """The phase in which bits stand still and margins are won back."""
-HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh
+HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh, all told
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -34,14 +34,23 @@ class Lessons:
     reference: Callable[[torch.Tensor], torch.Tensor]
     inputs: torch.Tensor  # float32 [N, *shape]
     labels: torch.Tensor  # int64 [N], or [N, T] of a sequence's positions
-    weights: torch.Tensor  # float32 [N], how much each counts
+    weights: torch.Tensor  # float32 [N], how much each counts whenever it is seen
+    heaviest: torch.Tensor  # float32 [N], how much it can count after it was lost again and again
     preserved: int  # so many at the end are the preserved cases: they are taken as they are
     augment: Augment | None = None
+    repeats: int = 1
+    """How often an epoch shows a preserved case: one that weighs too much would be all that its batch teaches."""
 
     @property
     def are_sequences(self) -> bool:
         """Whether a case is several decisions; its inputs are tokens, which cannot be mixed."""
         return self.labels.dim() == 2
+
+    def visits(self) -> torch.Tensor:
+        """The rows that an epoch shows, int64 [V]."""
+        rows = torch.arange(len(self.labels))
+        again = rows[len(rows) - self.preserved :].repeat(self.repeats - 1)
+        return torch.cat([rows, again])
 
 
 Widths = dict[str, torch.Tensor]
@@ -71,7 +80,8 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
     """Train ``network`` in place; the same arguments give the same weights."""
     generator = torch.Generator().manual_seed(config.seed * 10_007 + proposal.step)
     optimizer = torch.optim.Adam(_groups(network, config))
-    batches = -(-len(lessons.labels) // config.batch)
+    visits = lessons.visits()
+    batches = -(-len(visits) // config.batch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * batches)
     quantisers = {name: layer.quantiser for name, layer in network.layers.items()}
     for name, quantiser in quantisers.items():
@@ -79,13 +89,13 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
     weights = lessons.weights.clone()
     for epoch in range(config.epochs):
         _weigh_lost_cases(network, lessons, weights)
-        weights = torch.minimum(weights, HEAVIEST * lessons.weights)
+        weights = torch.minimum(weights, lessons.heaviest)
         moving = proposal.learns_bits and epoch < MOVING * config.epochs
         for quantiser in quantisers.values():
             quantiser.requires_grad_(moving)
-        for rows in torch.randperm(len(lessons.labels), generator=generator).split(config.batch):
+        for rows in visits[torch.randperm(len(visits), generator=generator)].split(config.batch):
             with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
-                loss = _task_loss(network, lessons, rows, weights[rows], config.distillation, generator)
+                loss = _task_loss(network, lessons, rows, weights[rows], config, generator)
             if moving:
                 for price, goal in proposal.goals.items():
                     loss = loss + proposal.gamma * (size.share(network, price) - goal).clamp(min=0)
@@ -112,9 +122,11 @@ def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torc
 def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Widths:
     """By how much the loss over ``count`` inputs would change, to first order, without a channel's weights and bias:
     |sum of w dL/dw| (1611.06440)."""
-    rows = torch.arange(min(count, len(lessons.labels))) * (len(lessons.labels) // min(count, len(lessons.labels)))
+    visits = lessons.visits()
+    rows = visits[:: len(visits) // min(count, len(visits))][:count]
     plain, generator = replace(lessons, augment=None), torch.Generator().manual_seed(0)
-    loss = _task_loss(network, plain, rows, lessons.weights[rows], 0.0, generator)
+    labels_alone = CompressionConfig(distillation=0.0, mixing=0.0)
+    loss = _task_loss(network, plain, rows, lessons.weights[rows], labels_alone, generator)
     parts = {name: [p for p in (layer.weight, layer.bias) if p.requires_grad] for name, layer in network.layers.items()}
     gradients = iter(torch.autograd.grad(loss, [part for of_layer in parts.values() for part in of_layer]))
     found: Widths = {}
@@ -129,7 +141,7 @@ def _task_loss(
     lessons: Lessons,
     rows: torch.Tensor,
     weights: torch.Tensor,
-    distillation: float,
+    config: CompressionConfig,
     generator: torch.Generator,
 ) -> torch.Tensor:
     """Cross-entropy with what the labels say and what the reference says, over a batch.
@@ -137,14 +149,14 @@ def _task_loss(
     Images are mixed in pairs (1710.09412): the reference answers for what no label exists, so it teaches more than the
     training set holds. Preserved cases are neither augmented nor mixed.
     """
+    mixed = config.mixing > 0 and not lessons.are_sequences
     inputs, labels = lessons.inputs[rows], lessons.labels[rows]
     kept = rows >= len(lessons.labels) - lessons.preserved  # [B]
     if lessons.augment:
         inputs = torch.where(_beside(kept, inputs), inputs, lessons.augment(inputs, generator))
-    partners, share = rows, torch.ones(len(rows))  # [B]
-    if not lessons.are_sequences:
+    if mixed:
         partners = torch.randperm(len(rows), generator=generator)
-        share = torch.where(kept, 1, 1 - torch.rand(len(rows), generator=generator) / 2)  # 0.5 to 1
+        share = torch.where(kept, 1, 1 - config.mixing * torch.rand(len(rows), generator=generator))  # [B]
         view = _beside(share, inputs)
         inputs = view * inputs + (1 - view) * inputs[partners]  # [B, *shape]
     with torch.no_grad():
@@ -152,9 +164,9 @@ def _task_loss(
     logits = network(inputs).float()
     counted = labels != NO_LABEL  # [B] or [B, T]
     known = F.one_hot(labels.clamp(min=0), logits.shape[-1]).float()  # [B, (T,) classes]
-    if not lessons.are_sequences:
+    if mixed:
         known = share[:, None] * known + (1 - share[:, None]) * known[partners]
-    target = distillation * taught + (1 - distillation) * known
+    target = config.distillation * taught + (1 - config.distillation) * known
     losses = -(target * logits.log_softmax(-1)).sum(-1)  # [B] or [B, T]
     weights = _beside(weights, labels) * counted
     return (losses * weights).sum() / weights.sum()
