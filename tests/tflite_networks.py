@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from tflite_micro.tensorflow.lite.micro.python import schema_py_generated as schema
 
-from tests.tflite_graphs import GraphDrawer, parameters_of
+from tests.tflite_draws import parameters_of
+from tests.tflite_graphs import GraphDrawer
 from tests.tflite_models import Quantization, Tensor
 from tests.tflite_oracles import tflite_micro_outputs
 
