@@ -19,14 +19,7 @@ from sgsc_micro.project import CompressionConfig, Policy
 def mnist(folder: Path) -> Task:
     """A CNN of the paper's kind, 70 thousand weights."""
     config = CompressionConfig(
-        steps=10,
-        settle=6,
-        epochs=12,
-        batch=256,
-        learning_rate=3e-3,
-        bits_learning_rate=0.03,
-        distillation=0.7,
-        mixing=0.0,  # what is left of it at the end underfits
+        steps=10, settle=4, epochs=20, batch=256, learning_rate=3e-3, bits_learning_rate=0.03, distillation=0.7
     )
     return _task(
         "mnist", data.mnist(), networks.DigitNetwork(), folder, networks.warp, config, (9_000, 6_900), 6_900, 15, 0.01
