@@ -107,4 +107,33 @@ def test_a_case_lost_again_and_again_weighs_sixteen_times_as_much_and_no_more(
     widths = {name: layer.quantiser.bits.detach().clone() for name, layer in wrong.layers.items()}
     config = CompressionConfig(epochs=7, batch=len(lessons.visits()), learning_rate=1e-9, scale_learning_rate=1e-9)
     training.train(wrong, lessons, Proposal(1, SETTLE, 0.0, widths, widths), config)
-    assert heaviest == [min(2.0**epoch, training.HEAVIEST) for epoch in range(1, 8)]
+    assert heaviest == [min(2.0**epoch, training.HEAVIEST) for epoch in range(1, 8 + training.WINNING_BACK)]
+
+
+def won_back(task: Any, network: Any) -> None:
+    """After a proposal's epochs."""
+    lessons = guarded._lessons(task[0], *task[1:], None)
+    config = CompressionConfig(learning_rate=0.02)
+    optimizer = torch.optim.Adam(training._groups(network, config))
+    for group in optimizer.param_groups:
+        group["initial_lr"] = group["lr"]
+    training._win_back(network, lessons, lessons.weights, optimizer, config, torch.Generator().manual_seed(0))
+
+
+def test_a_case_that_is_lost_by_little_at_the_end_is_won_back_and_else_nothing_moves(task: Any) -> None:
+    _, _, _, cases = task
+    inputs, labels = torch.from_numpy(cases.inputs), torch.from_numpy(cases.labels)
+    network = quantised(task)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    won_back(task, network)
+    assert all(torch.equal(*pair) for pair in zip(network.parameters(), before, strict=True))
+    with torch.no_grad():
+        answers = network(inputs)
+        others = answers.scatter(1, labels[:, None], -torch.inf)
+        margins = answers.gather(1, labels[:, None])[:, 0] - others.amax(1)
+        narrowest = int(margins.argmin())
+        network.layers["dense"].bias[others[narrowest].argmax()] += margins[narrowest] + 0.1
+        assert not (network(inputs).argmax(1) == labels).all()
+    won_back(task, network)
+    with torch.no_grad():
+        assert (network(inputs).argmax(1) == labels).all()

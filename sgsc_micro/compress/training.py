@@ -18,6 +18,7 @@ from sgsc_micro.project import CompressionConfig
 SETTLE = "settle"
 """The phase in which bits stand still and margins are won back."""
 HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh, all told
+WINNING_BACK, GENTLY = 4, 0.1  # passes at most over P when a proposal ends with a case lost; of the learning rates
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -99,24 +100,56 @@ def train(network: QuantisedNetwork, lessons: Lessons, proposal: Proposal, confi
             if moving:
                 for price, goal in proposal.goals.items():
                     loss = loss + proposal.gamma * (size.share(network, price) - goal).clamp(min=0)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            _descend(loss, optimizer)
             schedule.step()
             if moving:
                 for name, quantiser in quantisers.items():
                     quantiser.project(proposal.floors[name], proposal.ceilings[name])
+    if not lessons.are_sequences:  # of which no decision has to stay
+        _win_back(network, lessons, weights, optimizer, config, generator)
+
+
+def _win_back(
+    network: QuantisedNetwork,
+    lessons: Lessons,
+    weights: torch.Tensor,
+    optimizer: torch.optim.Optimizer,
+    config: CompressionConfig,
+    generator: torch.Generator,
+) -> None:
+    """While a preserved case is lost, pass gently over all of them among as many others: it is mostly the last of some
+    hundred, by next to nothing, and the proposal would be refused for it."""
+    for group in optimizer.param_groups:
+        group["lr"] = GENTLY * group["initial_lr"]
+    preserved = lessons.visits()[len(lessons.labels) - lessons.preserved :]
+    for _ in range(WINNING_BACK):
+        if not _weigh_lost_cases(network, lessons, weights):
+            return
+        weights = torch.minimum(weights, lessons.heaviest)
+        others = torch.randperm(len(lessons.labels) - lessons.preserved, generator=generator)[: len(preserved)]
+        rows = torch.cat([preserved, others])
+        for batch in rows[torch.randperm(len(rows), generator=generator)].split(config.batch):
+            with torch.autocast("cpu", torch.bfloat16, enabled=BFLOAT16):
+                loss = _task_loss(network, lessons, batch, weights[batch], config, generator)
+            _descend(loss, optimizer)
+
+
+def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
 
 
 @torch.no_grad()
-def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> None:
-    """Double the weights [N] of the preserved cases that the network gets wrong and the reference right."""
+def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> bool:
+    """Double the weights [N] of the preserved cases that the network gets wrong and the reference right, if any."""
     if lessons.preserved == 0:
-        return
+        return False
     inputs, labels = lessons.inputs[-lessons.preserved :], lessons.labels[-lessons.preserved :]
     right, found = ((answer(inputs).argmax(-1) == labels) for answer in (lessons.reference, network))
     lost = (right & ~found).flatten(1).any(1) if lessons.are_sequences else right & ~found  # [P]
     weights[-lessons.preserved :] *= 1 + lost.float()
+    return bool(lost.any())
 
 
 def harms(network: QuantisedNetwork, lessons: Lessons, count: int = 2048) -> Widths:
