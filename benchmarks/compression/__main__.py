@@ -50,7 +50,7 @@ def main() -> None:
         if name == "keywords":
             found: Iterable[tuple[Row, Run | None]] = ((row, None) for row in keywords.rows(FOLDER))
         else:
-            found = rows_of(TASKS[name](FOLDER), FOLDER, options.method)
+            found = rows_of(TASKS[name](), FOLDER, options.method)
         for row, run in found:
             keep(row)
             if run is not None:

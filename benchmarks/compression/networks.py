@@ -1,8 +1,9 @@
-"""The float networks, their augmentation, and how they are trained; kept as checkpoints in build/compression."""
+"""The float networks, their augmentation, and how they are trained; kept as checkpoints in floats/."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -173,9 +174,11 @@ def train_float(
     weight_decay: float,
     augment: Augment | None,
     prepare: Callable[[torch.Tensor], torch.Tensor] = lambda x: x,
-) -> nn.Module:
-    """The network with the weights in ``path``, trained (AdamW, one cycle) and kept there where it was not."""
+) -> tuple[nn.Module, float]:
+    """The network with the weights in ``path``, trained (AdamW, one cycle) and kept there where it was not, and the
+    minutes that it took."""
     if not path.exists():
+        began = time.monotonic()
         torch.manual_seed(0)
         inputs, labels = as_taken(network, part.inputs), torch.from_numpy(part.labels)
         generator = torch.Generator().manual_seed(0)
@@ -194,7 +197,9 @@ def train_float(
                 optimizer.step()
                 schedule.step()
         path.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(network.state_dict(), path.with_suffix(".tmp"))
+        kept = {"weights": network.state_dict(), "minutes": (time.monotonic() - began) / 60}
+        torch.save(kept, path.with_suffix(".tmp"))
         path.with_suffix(".tmp").rename(path)
-    network.load_state_dict(torch.load(path, weights_only=True))
-    return network.eval()
+    kept = torch.load(path, weights_only=True)
+    network.load_state_dict(kept["weights"])
+    return network.eval(), kept["minutes"]

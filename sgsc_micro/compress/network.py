@@ -88,6 +88,13 @@ class QuantisedNetwork(nn.Module):
         """Embeddings and positions: int8 per tensor, whatever the layers' widths."""
         return [module for module in self.network.modules() if isinstance(module, Table)]
 
+    def output_step(self) -> torch.Tensor:
+        """The scale of the outputs, a scalar."""
+        (output,) = (node for node in self.network.graph.nodes if node.op == "output")
+        quantiser = self.network.get_submodule(output.args[0].target)
+        assert isinstance(quantiser, ActivationQuantiser)
+        return quantiser.scale()
+
     def widths(self) -> dict[str, list[int]]:
         """Layer to the width of every output channel: what its integers need."""
         return {name: width_of(layer.integers().numpy()).tolist() for name, layer in self.layers.items()}

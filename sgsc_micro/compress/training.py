@@ -19,6 +19,7 @@ SETTLE = "settle"
 """The phase in which bits stand still and margins are won back."""
 HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh, all told
 WINNING_BACK, GENTLY = 4, 0.1  # passes at most over P when a proposal ends with a case lost; of the learning rates
+LEAD = 1  # of a right answer before the next, in steps of the output, that is too small to count
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -142,12 +143,17 @@ def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 
 @torch.no_grad()
 def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> bool:
-    """Double the weights [N] of the preserved cases that the network gets wrong and the reference right, if any."""
+    """Double the weights [N] of the preserved cases that the reference gets right and the network wrong, if any; a
+    lead of ``LEAD`` steps or less counts as wrong, since in exact integers an output can be another by a step."""
     if lessons.preserved == 0:
         return False
     inputs, labels = lessons.inputs[-lessons.preserved :], lessons.labels[-lessons.preserved :]
-    right, found = ((answer(inputs).argmax(-1) == labels) for answer in (lessons.reference, network))
-    lost = (right & ~found).flatten(1).any(1) if lessons.are_sequences else right & ~found  # [P]
+    right = lessons.reference(inputs).argmax(-1) == labels  # [P] or [P, T]
+    outputs, column = network(inputs), labels.clamp(min=0)[..., None]
+    leads = outputs.gather(-1, column) - outputs.scatter(-1, column, -torch.inf).amax(-1, keepdim=True)
+    lost = right & (leads[..., 0] < (LEAD + 0.5) * network.output_step())
+    if lessons.are_sequences:
+        lost = lost.any(1)
     weights[-lessons.preserved :] *= 1 + lost.float()
     return bool(lost.any())
 
