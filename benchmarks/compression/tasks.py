@@ -15,7 +15,7 @@ from sgsc_micro.compress.training import Augment
 from sgsc_micro.project import CompressionConfig, Policy
 
 FLOATS = Path(__file__).parent / "floats"
-"""Kept, so that rows of different days compare: trained elsewhere, a float has other last bits and other narrow cases."""
+"""Kept, so that rows of different days compare: trained elsewhere a float has other last bits, other narrow cases."""
 
 
 def mnist() -> Task:
