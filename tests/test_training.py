@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sgsc_micro.compress import guarded, training
+from sgsc_micro.compress import compress, guarded, training
 from sgsc_micro.compress.training import SETTLE, Lessons, Proposal
-from sgsc_micro.project import CompressionConfig
+from sgsc_micro.footprint import Footprint
+from sgsc_micro.project import CompressionConfig, Policy
 from tests.small import quantised
 
 TIMES = 10  # the training side of ``task``, so often
@@ -108,6 +112,43 @@ def test_a_case_lost_again_and_again_weighs_sixteen_times_as_much_and_no_more(
     config = CompressionConfig(epochs=7, batch=len(lessons.visits()), learning_rate=1e-9, scale_learning_rate=1e-9)
     training.train(wrong, lessons, Proposal(1, SETTLE, 0.0, widths, widths), config)
     assert heaviest == [min(2.0**epoch, training.HEAVIEST) for epoch in range(1, 8 + training.WINNING_BACK)]
+
+
+@pytest.mark.parametrize(
+    ("policy", "doubts"), [(Policy(), 0.0), (Policy(max_divergence=50.0), 0.7), (Policy(min_agreement=0.1), 0.7)]
+)
+def test_the_references_doubts_are_taught_where_the_policy_asks_for_its_outputs(
+    task: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, policy: Policy, doubts: float
+) -> None:
+    seen: list[float] = []
+    monkeypatch.setattr(training, "train", lambda network, lessons, *_: seen.append(lessons.doubts))
+    config = CompressionConfig(steps=0, settle=1, distillation=0.7)
+    compress(*task, lambda module: Footprint(1, 1, 1), tmp_path, config, policy)
+    assert seen == [doubts]
+
+
+def test_a_narrow_preserved_case_becomes_a_wide_one(task: Any) -> None:
+    """One that the reference itself gets right by next to nothing."""
+    network, inputs, labels, cases = task
+    reference = quantised(task)  # by another name
+    with torch.no_grad():
+        answers = reference(torch.from_numpy(cases.inputs))
+        column = torch.from_numpy(cases.labels)[:, None]
+        leads = (answers.gather(1, column) - answers.scatter(1, column, -torch.inf).amax(1, keepdim=True))[:, 0]
+        narrow = int(leads.argmin())
+        second = int(answers.scatter(1, column, -torch.inf)[narrow].argmax())
+        reference.layers["dense"].bias[second] += leads[narrow] - 0.01
+    lessons = guarded._lessons(reference, inputs, labels, cases, None)  # type: ignore[arg-type]
+    lead = {}
+    for doubts in (0.0, 0.9):
+        student = copy.deepcopy(reference)
+        widths = {name: layer.quantiser.bits.detach().clone() for name, layer in student.layers.items()}
+        taught = replace(lessons, doubts=doubts)
+        training.train(student, taught, Proposal(1, SETTLE, 0.0, widths, widths), CompressionConfig(distillation=0.9))
+        with torch.no_grad():
+            found = student(torch.from_numpy(cases.inputs))[narrow]
+        lead[doubts] = float(found[cases.labels[narrow]] - found[second])
+    assert lead[0.0] > 2 * lead[0.9]
 
 
 def won_back(task: Any, network: Any) -> None:

@@ -142,6 +142,8 @@ def compress(
     float_network = canonical(network)
     check_tokens(float_network, inputs, "compress: training inputs")
     lessons = _lessons(float_network, inputs, labels, preserve, augment)
+    if lessons.are_sequences or policy.max_divergence is not None or policy.min_agreement is not None:
+        lessons = replace(lessons, doubts=config.distillation)  # more is asked of the outputs than who leads
     start = calibrated(float_network, lessons.inputs[:CALIBRATED])
     journal = Journal(workdir, _identity(start, lessons, preserve, config, policy, budget))
     method = SelfCompression(lessons, preserve, config, start, budget)

@@ -19,7 +19,7 @@ SETTLE = "settle"
 """The phase in which bits stand still and margins are won back."""
 HEAVIEST = 16.0  # times its own weight is what a preserved case that keeps getting lost can weigh, all told
 WINNING_BACK, GENTLY = 4, 0.1  # passes at most over P when a proposal ends with a case lost; of the learning rates
-LEAD = 1  # of a right answer before the next, in steps of the output, that is too small to count
+LEAD = 3  # of a right answer before the next, in steps of the output, that is too small to count
 MOVING = 0.6  # share of a proposal's epochs in which the bits move; then the weights make the best of what is left
 
 BFLOAT16 = torch.cpu._is_avx512_bf16_supported()
@@ -42,6 +42,9 @@ class Lessons:
     augment: Augment | None = None
     repeats: int = 1
     """How often an epoch shows a preserved case: one that weighs too much would be all that its batch teaches."""
+    doubts: float = 0.0
+    """Share of the reference's distribution in what a preserved case teaches; at 0 the label is all. The narrow ones
+    stay narrow where the reference's doubts are taught, and fall to the first rounding."""
 
     @property
     def are_sequences(self) -> bool:
@@ -144,7 +147,8 @@ def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 @torch.no_grad()
 def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> bool:
     """Double the weights [N] of the preserved cases that the reference gets right and the network wrong, if any; a
-    lead of ``LEAD`` steps or less counts as wrong, since in exact integers an output can be another by a step."""
+    lead of ``LEAD`` steps or less counts as wrong, since in exact integers an output can be another by as much: what
+    the bias of the first layer loses is a step in one of a thousand activations, and of each layer more."""
     if lessons.preserved == 0:
         return False
     inputs, labels = lessons.inputs[-lessons.preserved :], lessons.labels[-lessons.preserved :]
@@ -205,7 +209,8 @@ def _task_loss(
     known = F.one_hot(labels.clamp(min=0), logits.shape[-1]).float()  # [B, (T,) classes]
     if mixed:
         known = share[:, None] * known + (1 - share[:, None]) * known[partners]
-    target = config.distillation * taught + (1 - config.distillation) * known
+    doubts = _beside(torch.where(kept, lessons.doubts, config.distillation), taught)
+    target = doubts * taught + (1 - doubts) * known
     losses = -(target * logits.log_softmax(-1)).sum(-1)  # [B] or [B, T]
     weights = _beside(weights, labels) * counted
     return (losses * weights).sum() / weights.sum()
