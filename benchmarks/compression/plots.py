@@ -21,6 +21,7 @@ STYLES: dict[str, dict[str, Any]] = {
     "guarded": {"marker": "o", "color": charts.BLUE},
     "guarded, on the way": {"marker": ".", "color": charts.BLUE, "alpha": 0.4},
     "unguarded": {"marker": "^", "color": charts.VERMILLION},
+    "unguarded, on the way": {"marker": "2", "color": charts.VERMILLION, "alpha": 0.6},
     "uniform": {"marker": "s", "color": charts.GREY},
     "peers": {"marker": "x", "color": charts.INK},
 }
@@ -31,7 +32,8 @@ def front(task: str, rows: list[dict[str, Any]]) -> str:
     metric = rows[0]["metric"]
     points: dict[str, list[tuple[float, float]]] = {style: [] for style in STYLES}
     for row in rows:
-        style = "guarded, on the way" if WAY in row["method"] else row["method"].split(",")[0].split(" ")[0]
+        kind = row["method"].split(",")[0].split(" ")[0]
+        style = f"{kind}, on the way" if WAY in row["method"] else kind
         if style in points:
             points[style].append((row["bytes"], row["value"]))
     points["peers"] = [(size, value) for _, value, size in PEERS[task]]
