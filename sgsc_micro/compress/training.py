@@ -147,8 +147,8 @@ def _descend(loss: torch.Tensor, optimizer: torch.optim.Optimizer) -> None:
 @torch.no_grad()
 def _weigh_lost_cases(network: QuantisedNetwork, lessons: Lessons, weights: torch.Tensor) -> bool:
     """Double the weights [N] of the preserved cases that the reference gets right and the network wrong, if any; a
-    lead of ``LEAD`` steps or less counts as wrong, since in exact integers an output can be another by as much: what
-    the bias of the first layer loses is a step in one of a thousand activations, and of each layer more."""
+    lead of ``LEAD`` steps or less counts as wrong, since in exact integers an output can be another by as much: behind
+    ResNet8's first layer one activation in a thousand is another by a step, and behind every layer more are."""
     if lessons.preserved == 0:
         return False
     inputs, labels = lessons.inputs[-lessons.preserved :], lessons.labels[-lessons.preserved :]
