@@ -26,10 +26,17 @@ def _journal(digits: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[1:]]
 
 
-def test_the_guard_rejected_a_harmful_step_and_restored(digits: Path) -> None:
-    harmful = [line for line in _journal(digits) if not line["passed"]]
-    assert harmful and all(line["flips"] and line["restored"] is not None for line in harmful)
-    assert "restored" in (digits / "qemu-m4.txt").read_text()
+def test_what_the_guard_accepted_flips_nothing_and_the_rest_was_restored(digits: Path) -> None:
+    """Whether a step is harmful is the float's to say, which is trained on this machine; a planted one is rejected in
+    tests/test_guarded.py."""
+    lines = _journal(digits)
+    accepted = [line for line in lines if line["accepted"]]
+    rejected = [line for line in lines[accepted[0]["step"] :] if not line["accepted"]]
+    assert len(accepted) > 5 and not any(line["flips"] for line in accepted)
+    assert all(line["flips"] or line["bytes"] >= lines[line["restored"]]["bytes"] for line in rejected)
+    assert all(lines[line["restored"]]["accepted"] for line in rejected)
+    shown = (digits / "qemu-m4.txt").read_text()
+    assert shown.count("restored") == len(rejected)
 
 
 def test_the_result_keeps_its_promises(digits: Path) -> None:
